@@ -4,6 +4,7 @@
 mod actor;
 mod backup;
 pub(crate) mod command;
+mod diagnosis;
 mod error;
 mod failure;
 mod ip_target;
@@ -47,6 +48,7 @@ pub(crate) use self::socket::system_user;
 pub(crate) use self::socket::{BACKLOG, SocketFile, bind_socket};
 pub(crate) use self::usage::{RequestPage, TailReply};
 
+pub(crate) use self::diagnosis::{Diagnosis, KeyAges};
 use self::key_requests::nullable;
 use crate::guard::Guard;
 use crate::input::{self, InvalidInput};

@@ -147,7 +147,7 @@ impl CliError {
         }
     }
 
-    fn message(&self, cli: &Cli) -> String {
+    pub(super) fn message(&self, cli: &Cli) -> String {
         let message = match self {
             // Its causes repeat what it says.
             Self::Connect(ConnectError::Open(OpenError::Config(invalid))) => invalid.to_string(),

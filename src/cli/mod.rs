@@ -82,6 +82,8 @@ enum Subcommands {
     Usage(usage::Opts),
     /// Follow the requests of the process that holds the data file
     Tail(tail::Opts),
+    /// Look for weak points, mistakes and faults, and name the command that mends each
+    Doctor(doctor::Opts),
     /// Show whether a request would be admitted, without counting it
     Check(check::Opts),
     /// Show the limits of a key or an IP address and what remains of them
@@ -182,6 +184,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::Stats(opts) => stats::run(cli, &opts),
         Subcommands::Usage(opts) => usage::run(cli, opts),
         Subcommands::Tail(opts) => tail::run(cli, opts),
+        Subcommands::Doctor(opts) => doctor::run(cli, &opts),
         Subcommands::Check(opts) => check::run(cli, opts),
         Subcommands::Limits(opts) => limits::run(cli, opts),
         Subcommands::Reset(opts) => reset::run(cli, opts),

@@ -124,6 +124,16 @@ impl Cli {
         Ok(config)
     }
 
+    /// Whether the secret itself is an argument.
+    pub(super) fn has_secret_argument(&self) -> bool {
+        self.secret.is_some()
+    }
+
+    /// Returns the file of the secret, if the arguments name one.
+    pub(super) fn secret_file(&self) -> Option<&PathBuf> {
+        self.secret_file.as_ref()
+    }
+
     /// Returns the secret of the arguments, if they give one.
     pub(super) fn secret(&self) -> Result<Option<Secret>, CliError> {
         match (&self.secret, &self.secret_file) {

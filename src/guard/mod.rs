@@ -23,10 +23,12 @@ mod recorder;
 mod request;
 mod revisions;
 mod secret_file;
+mod secret_review;
 mod storage;
 mod verdict;
 mod warnings;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -71,7 +73,9 @@ use self::recorder::Recorder;
 use self::revisions::Revisions;
 use crate::limiter::AnyLimiter;
 use crate::log::Log;
-use crate::model::{BackendHealth, KeyHasher, KeyId, LegacyHasher, OrgId, Readiness};
+use crate::model::{
+    Area, BackendHealth, Condition, KeyHasher, KeyId, LegacyHasher, OrgId, Readiness,
+};
 use crate::policy::CompiledPolicy;
 use crate::store::copy::CopyProgress;
 use crate::store::{Store, StoreError};
@@ -91,6 +95,7 @@ pub(crate) struct Guard {
     backends: Arc<GrantBackends>,
     locks: Arc<ActiveLocks>,
     warnings: Arc<Warnings>,
+    secret_problems: Vec<String>,
     proxies: Proxies,
     policy_handle: Arc<PolicyHandle>,
     policy_reloader: Arc<PolicyReloader>,
@@ -209,11 +214,33 @@ impl Guard {
 
     /// The warnings of the guard and its backends.
     pub(crate) fn all_warnings(&self) -> Vec<String> {
-        let mut warnings = self.warnings.list();
-        warnings.extend(self.limiter().status().warnings);
-        warnings.extend(self.store.warnings());
-        warnings.extend(self.fault());
-        warnings
+        let conditions = self.conditions().into_iter();
+        conditions.map(|condition| condition.problem).collect()
+    }
+
+    /// The warnings of the guard and its backends, with what they are about.
+    pub(crate) fn conditions(&self) -> Vec<Condition> {
+        let of_backends = [
+            (Area::Redis, self.limiter().status().warnings),
+            (Area::Postgres, self.store.warnings()),
+            (Area::Data, self.fault().into_iter().collect()),
+        ];
+        let of_backends = of_backends.into_iter().flat_map(|(area, warnings)| {
+            let warnings = warnings.into_iter();
+            warnings.map(move |warning| Condition::new(area, warning))
+        });
+        let own = self.warnings.conditions().into_iter();
+        own.chain(of_backends).collect()
+    }
+
+    /// Why others may know the secret.
+    pub(crate) fn secret_problems(&self) -> &[String] {
+        &self.secret_problems
+    }
+
+    /// The file of the policy, if it has one.
+    pub(crate) fn policy_file(&self) -> Option<&Path> {
+        self.config.policy_file.as_deref()
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -18,8 +18,9 @@ use super::proxies::Proxies;
 use super::recorder::{Outlet, Recorder, Writer, WriterState};
 use super::revisions::Revisions;
 use super::secret_file::find_secret;
+use super::secret_review;
 use super::storage::{Storage, exposure_warning};
-use super::warnings::Warnings;
+use super::warnings::{WarningKind, Warnings};
 use crate::model::KeyHasher;
 use crate::policy::{self, CompiledPolicy, InvalidPolicy};
 use crate::store::copy::CopyProgress;
@@ -37,7 +38,9 @@ impl Guard {
         let limiter = backends::limiter(&config, &secret, !storage.is_server())?;
         let store = backends::store(&storage, &config, &secret)?;
         let warnings = Arc::new(Warnings::logged_by(config.warning_log()));
-        exposure.iter().for_each(|text| warnings.add(text));
+        if let Some(text) = &exposure {
+            warnings.add_of(WarningKind::Exposure, text);
+        }
         let locks = Arc::new(ActiveLocks::new(&config, Arc::clone(&warnings)));
         backends::load(&*store, &locks, &*limiter, &clock)
             .map_err(|error| unreadable(&shown, error))?;
@@ -103,6 +106,7 @@ impl Guard {
             backends,
             locks,
             warnings,
+            secret_problems: secret_review::problems(&config, &secret),
             proxies: Proxies::default(),
             policy_handle,
             policy_reloader,

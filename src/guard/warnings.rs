@@ -11,6 +11,8 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use parking_lot::{Condvar, Mutex};
 
+use crate::model::{Area, Condition};
+
 /// The largest number of texts to be logged.
 const UNLOGGED: usize = 256;
 
@@ -72,6 +74,12 @@ impl Texts {
 pub(crate) enum WarningKind {
     /// The configuration and operation of the guard.
     Guard,
+    /// Other users could access the data file.
+    Exposure,
+    /// A trusted proxy reports clients in another way.
+    TrustedProxy,
+    /// Requests are not recorded.
+    Usage,
     /// A private peer sends forwarding headers.
     PrivatePeer,
     /// An address was detected to be a proxy.
@@ -89,10 +97,23 @@ impl WarningKind {
         }
     }
 
+    fn area(self) -> Area {
+        match self {
+            Self::Guard => Area::Process,
+            Self::Exposure => Area::Files,
+            Self::Usage => Area::Usage,
+            Self::TrustedProxy | Self::PrivatePeer | Self::FoundProxy | Self::LockedProxy => {
+                Area::Proxy
+            }
+        }
+    }
+
     /// Shown instead of further texts.
     fn more(self) -> &'static str {
         match self {
-            Self::Guard => "there are further warnings, which are not shown",
+            Self::Guard | Self::Exposure | Self::TrustedProxy | Self::Usage => {
+                "there are further warnings, which are not shown"
+            }
             Self::PrivatePeer => "further private peers, not shown, send forwarding headers",
             Self::FoundProxy => "further proxies, not shown, were found",
             Self::LockedProxy => {
@@ -115,6 +136,22 @@ pub(crate) enum Topic {
     /// Scheduled backups.
     #[cfg(feature = "serve")]
     Backup,
+    /// Steps of the calendar clock.
+    Clock,
+}
+
+impl Topic {
+    fn area(self) -> Area {
+        match self {
+            Self::Policy => Area::Policy,
+            #[cfg(feature = "http")]
+            Self::Mounts => Area::Policy,
+            Self::Sink => Area::Usage,
+            #[cfg(feature = "serve")]
+            Self::Backup => Area::Files,
+            Self::Clock => Area::Clock,
+        }
+    }
 }
 
 impl Default for Warnings {
@@ -223,14 +260,25 @@ impl Warnings {
             .wait_while_for(&mut texts, |texts| texts.is_logging, timeout);
     }
 
-    pub(crate) fn list(&self) -> Vec<String> {
+    /// Returns all warnings, with what they are about.
+    pub(crate) fn conditions(&self) -> Vec<Condition> {
         let texts = self.texts.lock();
-        texts
+        let current = texts
             .current
-            .values()
-            .chain(texts.lasting.values().flatten())
-            .cloned()
-            .collect()
+            .iter()
+            .map(|(topic, text)| (topic.area(), text));
+        let lasting = texts.lasting.iter().flat_map(|(kind, texts)| {
+            let area = kind.area();
+            texts.iter().map(move |text| (area, text))
+        });
+        let all = current.chain(lasting);
+        all.map(|(area, text)| Condition::new(area, text)).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn list(&self) -> Vec<String> {
+        let conditions = self.conditions().into_iter();
+        conditions.map(|condition| condition.problem).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod codes;
+mod condition;
 mod health;
 mod id;
 mod key;
@@ -30,6 +31,7 @@ pub use self::secret::Secret;
 pub use self::usage::Usage;
 pub use self::usage_query::{StatusRange, UsageGroup, UsageQuery};
 
+pub(crate) use self::condition::{Area, Condition};
 pub(crate) use self::key::{Credential, HashScheme};
 pub(crate) use self::key_text::{HashedKey, KeyHasher};
 #[cfg(any(feature = "metrics", feature = "serve"))]

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// The secret under which API keys are hashed. Without it, a stolen data file cannot be used to
 /// verify guesses.
@@ -35,6 +35,18 @@ impl Secret {
 
     pub(crate) fn is_blank(&self) -> bool {
         self.0.iter().all(u8::is_ascii_whitespace)
+    }
+
+    /// Whether it is short, or has few distinct bytes, so that it may be guessed.
+    pub(crate) fn is_weak(&self) -> bool {
+        const FEWEST: usize = 10;
+
+        let mut distinct = self.0.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let is_regular = distinct.len() < FEWEST;
+        distinct.zeroize();
+        self.0.len() < 32 || is_regular
     }
 
     /// Derives the key for hashing API keys.

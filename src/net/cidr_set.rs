@@ -75,7 +75,6 @@ impl CidrSet {
     }
 
     /// Whether the set contains every address of another one.
-    #[cfg(feature = "cli")]
     pub(crate) fn covers(&self, other: &Self) -> bool {
         let is_within = |ranges: &[RangeInclusive<u128>], range: &RangeInclusive<u128>| {
             let at = ranges.partition_point(|own| own.end() < range.start());

@@ -6,7 +6,6 @@ mod explain;
 mod file;
 mod ip_limit;
 pub(crate) mod path;
-#[cfg(feature = "cli")]
 mod review;
 mod route;
 mod scope_set;

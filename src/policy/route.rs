@@ -198,7 +198,6 @@ impl Route {
     }
 
     /// Whether it does more than to require a key, or none.
-    #[cfg(feature = "cli")]
     pub(super) fn has_rules(&self) -> bool {
         !self.scopes.is_empty()
             || !self.limits.is_empty()
@@ -206,7 +205,6 @@ impl Route {
             || self.cost.is_some()
     }
 
-    #[cfg(feature = "cli")]
     pub(super) fn limits_per_key(&self) -> &[Limit] {
         &self.limits
     }

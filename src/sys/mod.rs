@@ -1,6 +1,8 @@
 //! Services of the operating system: files, processes, locks, waiting.
 
 mod atomic_file;
+#[cfg(feature = "cli")]
+mod disk_space;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod io_thread;
 pub(crate) mod ownership;
@@ -28,6 +30,8 @@ pub(crate) use tokio::time::Instant;
 pub(crate) use tokio::time::Instant as MonotonicInstant;
 
 pub(crate) use self::atomic_file::AtomicFile;
+#[cfg(feature = "cli")]
+pub(crate) use self::disk_space::DiskSpace;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) use self::io_thread::spawn_io;
 pub(crate) use self::wait::{Deadline, MaybeReady, block_on};

@@ -160,6 +160,11 @@ impl CalendarCheck {
     /// Maximum difference between the advances of the two clocks.
     const TOLERANCE: Duration = Duration::from_secs(1);
 
+    /// Whether it has not been called yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether both clocks have advanced equally since the last call. False for the first call.
     pub(crate) fn is_steady(&mut self, now: Moment, timestamp: Timestamp) -> bool {
         let Some((moment, before)) = self.0.replace((now, timestamp)) else {

@@ -7,6 +7,8 @@ mod common;
 
 mod backup;
 mod commands;
+#[cfg(unix)]
+mod doctor;
 mod install_docs;
 mod keys;
 mod policy;

@@ -9,6 +9,8 @@ mod common;
 mod backends;
 #[cfg(feature = "cli")]
 mod database;
+#[cfg(feature = "cli")]
+mod doctor;
 mod redis_tls;
 #[cfg(feature = "serve")]
 mod serve;

@@ -4,6 +4,7 @@
 
 mod by_id;
 mod check;
+mod diagnose;
 mod files;
 mod keys;
 mod limits;
@@ -21,6 +22,7 @@ pub(crate) use self::by_id::{GetKey, GetKeyLimits, GetOrg, ResumeOrg, RevokeKey,
 pub(crate) use self::check::Check;
 #[cfg(feature = "cli")]
 pub(crate) use self::check::DryRunReply;
+pub(crate) use self::diagnose::Diagnose;
 #[cfg(all(unix, feature = "cli"))]
 pub(crate) use self::files::{BackUp, GetBackupProgress, VerifyFile};
 #[cfg(feature = "cli")]
@@ -89,7 +91,7 @@ pub(crate) fn reply_to_json(reply: impl Serialize) -> Result<Value, Failure> {
 type Run = fn(&Admin, Value) -> Result<Value, Failure>;
 
 /// All commands by name.
-const COMMANDS: [(&str, Run); 35] = [
+const COMMANDS: [(&str, Run); 36] = [
     by_name::<CreateOrg>(),
     by_name::<ListOrgs>(),
     by_name::<GetOrg>(),
@@ -125,6 +127,7 @@ const COMMANDS: [(&str, Run); 35] = [
     by_name::<files::GetBackupProgress>(),
     by_name::<Check>(),
     by_name::<Reload>(),
+    by_name::<Diagnose>(),
 ];
 
 const fn by_name<C: Command>() -> (&'static str, Run) {

@@ -9,6 +9,7 @@ pub(super) mod compact;
 pub(super) mod completions;
 pub(super) mod create_key;
 pub(super) mod create_org;
+pub(super) mod doctor;
 pub(super) mod export;
 pub(super) mod export_usage;
 pub(super) mod import;

@@ -112,5 +112,7 @@ fn warn_of_unreadable(guard: &Guard, header: &str) {
 }
 
 fn warn_once(guard: &Guard, cause: (&str, &str), text: impl FnOnce() -> Option<String>) {
-    guard.warnings.add_once(WarningKind::Guard, cause, text);
+    guard
+        .warnings
+        .add_once(WarningKind::TrustedProxy, cause, text);
 }

@@ -14,16 +14,19 @@ use super::outlet::Outlet;
 use crate::guard::active_locks::ActiveLocks;
 use crate::guard::cached_key::GrantBackends;
 use crate::guard::policy_reloader::PolicyReloader;
-use crate::guard::warnings::{Topic, Warnings};
+use crate::guard::warnings::{Topic, WarningKind, Warnings};
 use crate::log::Log;
 use crate::store::{AuditContext, StoreError, UsageBatch, UsageStore};
-use crate::time::{CalendarCheck, Moment};
+use crate::time::{CalendarCheck, Moment, Timestamp};
 
 /// The longest time before usage is written.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The longest time that a stop waits for a log.
 const LOGGED_WITHIN: Duration = Duration::from_secs(1);
+
+const DROPPED: &str = "requests were not recorded, because too many were pending; `stats` counts them as `not \
+    recorded`: raise `Config::usage_queue_capacity`, or use a faster disk";
 
 /// How often expired usage is deleted.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
@@ -223,6 +226,9 @@ impl Writer {
             state.batch.has_rows_elsewhere = outlet.is_only;
             state.batch.dropped += outlet.take(&state.batch, keyless);
         }
+        if state.batch.dropped > 0 {
+            self.warnings.add_of(WarningKind::Usage, DROPPED);
+        }
         #[cfg(any(feature = "metrics", feature = "serve"))]
         counts.add(&state.batch);
         state.decision_log.add(&state.batch, samples);
@@ -248,6 +254,15 @@ impl Writer {
         self.warnings.set(Topic::Sink, warning);
     }
 
+    /// Warns of the last step of the calendar clock.
+    fn warn_of_clock(&self, now: Timestamp) {
+        let warning = format!(
+            "the calendar clock was set, or the machine slept: at {now} it had moved by more than a second \
+             against the monotonic clock; expiry times and quotas follow it"
+        );
+        self.warnings.set(Topic::Clock, Some(warning));
+    }
+
     fn reload_policy_if_signalled(&self) {
         let clock = self.backends.recorder.clock();
         self.policy_reloader.reload_if_signalled(|| {
@@ -270,8 +285,13 @@ impl Writer {
         if now >= self.state.next_prune {
             self.state.next_prune = now.plus(PRUNE_INTERVAL);
             let timestamp = clock.timestamp_at(now);
+            let is_first = self.state.calendar.is_new();
             // A wrong clock must not delete anything.
-            if self.state.calendar.is_steady(now, timestamp) {
+            if !self.state.calendar.is_steady(now, timestamp) {
+                if !is_first {
+                    self.warn_of_clock(timestamp);
+                }
+            } else {
                 self.locks.expire(timestamp);
                 // A failure shows in the next batch of usage, and the next round tries again.
                 let _ = self.store.prune(timestamp.minus(self.retention), timestamp);

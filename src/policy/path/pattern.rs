@@ -178,7 +178,6 @@ impl ExactPath {
     }
 
     /// Whether it is the path of a pattern, with all of its methods.
-    #[cfg(feature = "cli")]
     pub(in crate::policy) fn is_root_of(&self, pattern: &Pattern) -> bool {
         self.path == pattern.path && self.methods.includes(pattern.methods)
     }

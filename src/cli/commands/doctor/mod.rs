@@ -1,0 +1,182 @@
+//! `doctor`: looks for conditions that need an administrator, and names the command that mends each.
+
+mod files;
+mod remedy;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::admin::Diagnosis;
+use crate::admin::command::Diagnose;
+use crate::cli::connection::{ConnectError, GuardConnection};
+use crate::cli::next::next_command;
+use crate::cli::output::escaped_lines;
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::model::{Area, Condition};
+use crate::policy::{self, CompiledPolicy};
+use crate::store::OpenError;
+use crate::time::duration::parse_bounded;
+
+const EXAMPLES: &str = "Examples:
+  keyguard doctor
+  keyguard doctor --policy keyguard.toml
+  keyguard doctor --ignore unused_keys,expiring_keys --json
+
+The exit code is 0 if nothing is found, 1 if something is found or the data cannot be examined, and 2 for
+invalid arguments. While a process holds the data file, that process is examined, too: its warnings, its
+policy, its clock and its backends.";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Opts {
+    /// A policy to examine. That of the process that holds the data file is examined in any case
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Areas to pass over, with commas between
+    #[arg(long, value_name = "AREA", value_delimiter = ',', value_parser = area())]
+    ignore: Vec<Area>,
+    /// Report active keys that were not used for so long
+    #[arg(long, value_name = "DURATION", default_value = "90 days", value_parser = duration)]
+    unused_for: Duration,
+    /// Report active keys that expire so soon
+    #[arg(long, value_name = "DURATION", default_value = "14 days", value_parser = duration)]
+    expires_within: Duration,
+}
+
+fn area() -> impl TypedValueParser<Value = Area> {
+    let names = Area::ALL.map(Area::as_str);
+    PossibleValuesParser::new(names).try_map(|name| {
+        let mut areas = Area::ALL.into_iter();
+        areas
+            .find(|area| area.as_str() == name)
+            .ok_or("unknown area")
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_bounded("duration", text).map_err(|error| error.to_string())
+}
+
+/// A condition, and the command that mends it.
+#[derive(Debug, Serialize)]
+struct Finding {
+    area: Area,
+    problem: String,
+    next: String,
+}
+
+pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
+    // Examined first, since opening a data file makes it private.
+    let mut findings = files::examine(cli);
+    let policy_file = match diagnose(cli, opts) {
+        Ok(diagnosis) => {
+            let file = diagnosis.policy_file.map(PathBuf::from);
+            let conditions = diagnosis.conditions.into_iter();
+            findings.extend(conditions.map(|condition| finding(cli, condition, file.as_deref())));
+            file
+        }
+        Err(error) => {
+            findings.push(unusable_data(cli, &error));
+            None
+        }
+    };
+    match (&opts.policy, policy_file) {
+        (Some(file), _) => findings.extend(policy_findings(cli, file)),
+        // The process has reported the rules that are in force. The file may have changed since.
+        (None, Some(file)) => findings.extend(unusable_policy(cli, &file)),
+        (None, None) => {}
+    }
+    findings.retain(|finding| !opts.ignore.contains(&finding.area));
+    cli.print(&json!({ "findings": findings }), |_| view(&findings))?;
+    Ok(match findings.is_empty() {
+        true => Exit::Done,
+        false => Exit::Refused,
+    })
+}
+
+/// Asks the process that holds the data file, or opens it.
+fn diagnose(cli: &Cli, opts: &Opts) -> Result<Diagnosis, CliError> {
+    let mut connection = GuardConnection::open(&cli.db, &cli.config()?)?;
+    let mut diagnosis = connection.execute(Diagnose {
+        unused_for: opts.unused_for.as_secs(),
+        expires_within: opts.expires_within.as_secs(),
+    })?;
+    // The files are examined here, and as they are now.
+    diagnosis
+        .conditions
+        .retain(|condition| condition.area != Area::Files);
+    Ok(diagnosis)
+}
+
+fn finding(cli: &Cli, condition: Condition, policy_file: Option<&Path>) -> Finding {
+    Finding {
+        next: remedy::of(cli, &condition, policy_file),
+        area: condition.area,
+        problem: condition.problem,
+    }
+}
+
+/// The data or a backend cannot be used.
+fn unusable_data(cli: &Cli, error: &CliError) -> Finding {
+    let problem = error.message(cli);
+    let area = match error {
+        CliError::Connect(ConnectError::Open(OpenError::Server { server, .. })) => match *server {
+            "Redis" => Area::Redis,
+            _ => Area::Postgres,
+        },
+        _ => {
+            return Finding {
+                area: Area::Data,
+                problem,
+                next: next_command(error, cli),
+            };
+        }
+    };
+    finding(cli, Condition::new(area, problem), None)
+}
+
+/// Examines a policy file with its rules.
+fn policy_findings(cli: &Cli, file: &Path) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = unusable_policy(cli, file).into_iter().collect();
+    if let Ok(policy) = policy::read(file).and_then(CompiledPolicy::new) {
+        let doubts = policy.doubts().into_iter();
+        let doubts = doubts.map(|doubt| Condition::new(Area::Policy, doubt));
+        findings.extend(doubts.map(|condition| finding(cli, condition, Some(file))));
+    }
+    findings
+}
+
+fn unusable_policy(cli: &Cli, file: &Path) -> Option<Finding> {
+    let error = policy::read(file).and_then(CompiledPolicy::new).err()?;
+    let problem = format!("the policy file would be refused: {error}");
+    Some(finding(
+        cli,
+        Condition::new(Area::Policy, problem),
+        Some(file),
+    ))
+}
+
+fn view(findings: &[Finding]) -> String {
+    let lines = findings.iter().map(|finding| {
+        let Finding {
+            area,
+            problem,
+            next,
+        } = finding;
+        let area = area.as_str();
+        format!(
+            "{area}: {}\n  next:  {}\n",
+            escaped_lines(problem),
+            escaped_lines(next)
+        )
+    });
+    match findings.is_empty() {
+        true => "Nothing found.\n".to_owned(),
+        false => lines.collect(),
+    }
+}

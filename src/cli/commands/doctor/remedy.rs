@@ -1,0 +1,53 @@
+//! The command that mends a condition.
+
+use std::path::Path;
+
+use crate::cli::settings::Cli;
+use crate::model::{Area, Condition};
+use crate::sys::shell::quoted;
+
+/// Returns the command to type.
+pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -> String {
+    let program = cli.program();
+    let policy = policy_file.map(|file| quoted(&file.display().to_string()));
+    match condition.area {
+        Area::Secret => format!(
+            "{program} admin-key    # or begin with a random secret: keyguard --db NEW.redb init"
+        ),
+        Area::Files => format!("ls -l {}*", quoted(&cli.db.display().to_string())),
+        Area::Data | Area::Disk => "df -h .    # in the directory of the data file".to_owned(),
+        Area::UnusedKeys => match condition.key {
+            Some(id) => format!("{program} revoke-key {id}    # unless it is still needed"),
+            None => format!("{program} list-keys"),
+        },
+        Area::ExpiringKeys => match condition.key {
+            Some(id) => format!("{program} update-key {id} --expires-at TIME"),
+            None => format!("{program} list-keys"),
+        },
+        Area::Policy => match policy {
+            Some(file) => format!("keyguard policy check {file}    # then {program} reload"),
+            None => format!("{program} reload    # after the policy is corrected"),
+        },
+        Area::Proxy => match policy {
+            Some(file) => format!("{program} reload    # after {file} names the proxy"),
+            None => "keyguard policy example    # shows the fields that name a proxy".to_owned(),
+        },
+        Area::Clock => {
+            "timedatectl status    # then set the clock, or start its synchronization".to_owned()
+        }
+        Area::Usage => format!("{program} stats --watch"),
+        Area::Redis if condition.problem.contains("maxmemory-policy") => {
+            "redis-cli -u \"$KEYGUARD_REDIS\" CONFIG SET maxmemory-policy noeviction".to_owned()
+        }
+        Area::Redis => "redis-cli -u \"$KEYGUARD_REDIS\" PING".to_owned(),
+        Area::Postgres if condition.problem.contains("pool_mode") => {
+            "psql -p 6432 pgbouncer -c RELOAD    # after `pool_mode = session` in pgbouncer.ini"
+                .to_owned()
+        }
+        Area::Postgres => "psql \"$KEYGUARD_DB\" -c 'SELECT 1'".to_owned(),
+        Area::Process if condition.problem.contains("ulimit -n") => {
+            "ulimit -n 65536    # before the process starts".to_owned()
+        }
+        Area::Process => format!("{program} stats"),
+    }
+}

@@ -1,0 +1,87 @@
+//! Weaknesses of a secret.
+
+use super::config::Config;
+use crate::model::Secret;
+
+/// Returns a sentence for each reason why others may know the secret. None quotes it.
+pub(super) fn problems(config: &Config, secret: &Secret) -> Vec<String> {
+    let is_secret = |other: &Option<Secret>| {
+        let other = other.as_ref();
+        other.is_some_and(|other| other.expose() == secret.expose())
+    };
+    #[cfg(feature = "legacy")]
+    let is_legacy = is_secret(&config.legacy_secret);
+    #[cfg(not(feature = "legacy"))]
+    let is_legacy = false;
+    let checks = [
+        (
+            secret.is_weak(),
+            "the secret is short or regular: whoever has a copy of the data can guess it, and then the \
+             admin key, too; expected at least 32 random bytes",
+        ),
+        (
+            is_secret(&config.admin_key),
+            "the admin key is the secret itself, which then travels with requests; use another admin key, \
+             or the one that is derived from the secret",
+        ),
+        (
+            config.secret_as_admin_key,
+            "the secret is accepted as admin key, so that it travels with requests; turn off \
+             `Config::secret_as_admin_key`, and send the key that `keyguard admin-key` prints",
+        ),
+        (
+            is_legacy,
+            "the secret is that of the Python package, so that every machine that has run the package \
+             knows it",
+        ),
+    ];
+    let found = checks.into_iter().filter(|(is_found, _)| *is_found);
+    found.map(|(_, problem)| problem.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RANDOM: &str = "5f2c9a81d07be346a9f0c2487d1e5b3690fa7c2de81b4563";
+
+    #[test]
+    fn short_regular_and_reused_secrets_are_found() {
+        let found = |secret: &str, change: fn(Config) -> Config| {
+            problems(&change(Config::default()), &secret.into()).join("\n")
+        };
+        assert_eq!(found(RANDOM, |config| config), "");
+        let other: fn(Config) -> Config = |config| config.admin_key("another admin key");
+        assert_eq!(found(RANDOM, other), "");
+        for weak in ["hunter2", &"ab".repeat(40), &RANDOM[..31]] {
+            assert!(
+                found(weak, |config| config).contains("short or regular"),
+                "{weak}"
+            );
+        }
+        let reused: [(fn(Config) -> Config, &str); 2] = [
+            (
+                |config| config.admin_key(RANDOM),
+                "the admin key is the secret",
+            ),
+            (
+                |config| config.secret_as_admin_key(true),
+                "accepted as admin key",
+            ),
+        ];
+        for (change, problem) in reused {
+            let found = found(RANDOM, change);
+            assert!(
+                found.contains(problem) && !found.contains(RANDOM),
+                "{found}"
+            );
+        }
+    }
+
+    #[cfg(feature = "legacy")]
+    #[test]
+    fn secret_of_the_python_package_is_found() {
+        let config = Config::default().legacy_secret(RANDOM);
+        assert!(problems(&config, &RANDOM.into())[0].contains("Python package"));
+    }
+}

@@ -1,0 +1,327 @@
+//! `doctor`: each condition on a closed data file or one that a process holds, and its remedy.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::program::{done, keyguard, run};
+use crate::common::{DAY, HOUR, Home, IP, MINUTE, NOON, SECRET, key, key_with, write_private};
+use keyguard::{Config, CreateKey, KeyGuard, ManualClock, Timestamp};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const RANDOM: &str = "5f2c9a81d07be346a9f0c2487d1e5b3690fa7c2de81b4563";
+
+/// The tests do not depend on the free space of the machine.
+const DOCTOR: [&str; 3] = ["doctor", "--ignore", "disk"];
+
+/// Runs `doctor --json` and returns the area, the problem and the remedy of each finding.
+fn findings(dir: &Path, arguments: &[&str]) -> Vec<[String; 3]> {
+    let output = keyguard(
+        dir,
+        &[&["doctor", "--json", "--ignore", "disk"], arguments].concat(),
+    )
+    .env("KEYGUARD_SECRET", RANDOM)
+    .output()
+    .unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    let reply: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = reply["findings"].as_array().unwrap();
+    let code = i32::from(!findings.is_empty());
+    assert_eq!(output.status.code(), Some(code), "{reply}");
+    let text = |finding: &Value, field: &str| finding[field].as_str().unwrap().to_owned();
+    let fields = |finding| ["area", "problem", "next"].map(|field| text(finding, field));
+    findings.iter().map(fields).collect()
+}
+
+/// The only finding, which is in this area.
+#[track_caller]
+fn only(dir: &Path, arguments: &[&str], area: &str) -> (String, String) {
+    let found = findings(dir, arguments);
+    let [[found_in, problem, next]] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!(found_in, area, "{problem}");
+    (problem.clone(), next.clone())
+}
+
+/// The configuration of a process in a test directory.
+fn config() -> Config {
+    Config::new(RANDOM)
+}
+
+fn open(dir: &Path, config: Config) -> KeyGuard {
+    KeyGuard::open(dir.join("keyguard.redb"), config).unwrap()
+}
+
+#[test]
+fn nothing_is_found_in_a_new_installation_at_rest_and_live() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    done(dir.path(), &["create-org", "acme"]);
+    done(dir.path(), &["create-key", "--org", "acme", "--label", "x"]);
+    assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
+    assert_eq!(
+        done(dir.path(), &[&DOCTOR[..], &["--json"]].concat()),
+        "{\"findings\":[]}\n"
+    );
+    let kg = open(dir.path(), Config::default());
+    assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
+    drop(kg);
+}
+
+#[test]
+fn files_that_others_can_access_are_found_and_the_commands_mend_them() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    let kg = open(dir.path(), Config::default());
+    let set = |file: &str, mode| {
+        let path = dir.path().join(file);
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set("keyguard.redb", 0o644);
+    set("keyguard.redb.secret", 0o640);
+    set("", 0o777);
+    let output = run(dir.path(), &DOCTOR);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "files: the data file `keyguard.redb` is not private: other users may read or change it (mode 644)\n",
+        "files: the secret in `keyguard.redb.secret` is not private: ",
+        "files: every user can replace the data file, because its directory `.` has the mode 777\n",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let commands = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("  next:  "));
+    for command in commands.filter(|command| command.starts_with("chmod")) {
+        let status = Command::new("sh")
+            .args(["-c", command])
+            .current_dir(dir.path())
+            .status();
+        assert!(status.unwrap().success(), "{command}");
+    }
+    assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
+    drop(kg);
+}
+
+#[test]
+fn secret_that_may_be_known_is_found() {
+    let dir = TempDir::new().unwrap();
+    write_private(&dir.path().join("s"), "hunter2");
+    let args = ["--secret-file", "s"];
+    done(dir.path(), &[&args[..], &["init"]].concat());
+    let weak = run(dir.path(), &[&args[..], &DOCTOR].concat());
+    let text = String::from_utf8(weak.stdout).unwrap();
+    assert!(
+        text.starts_with("secret: the secret is short or regular"),
+        "{text}"
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+
+    let dir = TempDir::new().unwrap();
+    let kg = open(dir.path(), config().admin_key(RANDOM));
+    let (problem, next) = only(dir.path(), &[], "secret");
+    assert!(
+        problem.contains("the admin key is the secret itself"),
+        "{problem}"
+    );
+    assert!(next.starts_with("keyguard admin-key"), "{next}");
+    drop(kg);
+    let given = [&["--secret", RANDOM], &DOCTOR[..]].concat();
+    let given = String::from_utf8(run(dir.path(), &given).stdout).unwrap();
+    assert!(
+        given.starts_with("secret: the secret is an argument") && !given.contains(RANDOM),
+        "{given}"
+    );
+}
+
+#[test]
+fn keys_that_are_unused_or_expire_soon_are_found() {
+    let home = Home::new();
+    let kg = home.open_with(config().clock(home.clock.clone()));
+    let used = key(&kg);
+    key_with(&kg, |key| key.expires_at(NOON.plus(100 * DAY)));
+    let revoked = key_with(&kg, |key| key.expires_at(NOON.plus(100 * DAY)));
+    kg.admin().revoke_key(revoked.key.id).unwrap();
+    home.clock.advance(89 * DAY);
+    let text = used.raw_key.expose();
+    kg.check(&[("X-API-Key", text)], IP, "/")
+        .unwrap()
+        .finish(200);
+    let (problem, next) = only(home.dir(), &[], "expiring_keys");
+    assert!(
+        problem.starts_with("key 2 `shop` expires at 2026-"),
+        "{problem}"
+    );
+    assert_eq!(next, "keyguard update-key 2 --expires-at TIME");
+    assert_eq!(
+        findings(home.dir(), &["--expires-within", "11 days"]).len(),
+        1
+    );
+    assert_eq!(
+        findings(home.dir(), &["--expires-within", "10 days"]).len(),
+        0
+    );
+
+    home.clock.advance(2 * DAY);
+    let ignore = ["--ignore", "expiring_keys,proxy"];
+    let (problem, next) = only(home.dir(), &ignore, "unused_keys");
+    assert!(
+        problem
+            .starts_with("key 2 `shop` was never used since it was created at 2026-01-15T12:00:00"),
+        "{problem}"
+    );
+    assert_eq!(next, "keyguard revoke-key 2    # unless it is still needed");
+    let unused = findings(
+        home.dir(),
+        &["--unused-for", "1 day", "--ignore", "expiring_keys"],
+    );
+    assert!(
+        unused[0][1].starts_with("key 1 `shop` was last used at "),
+        "{unused:?}"
+    );
+    let all = ["--ignore", "unused_keys,expiring_keys"];
+    assert_eq!(findings(home.dir(), &all), Vec::<[String; 3]>::new());
+    let wrong = run(home.dir(), &["doctor", "--ignore", "weather"]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn many_keys_are_summed_up() {
+    let home = Home::new();
+    let kg = home.open_with(config().clock(home.clock.clone()));
+    kg.admin().create_org("acme").unwrap();
+    let keys = vec![CreateKey::new("acme", "x"); 2_500];
+    kg.admin().create_keys(&keys).unwrap();
+    home.clock.advance(91 * DAY);
+    let found = findings(home.dir(), &[]);
+    assert_eq!(found.len(), 21);
+    assert_eq!(
+        found[20],
+        [
+            "unused_keys",
+            "2480 further keys were not used for as long",
+            "keyguard list-keys"
+        ]
+    );
+}
+
+#[test]
+fn rules_without_effect_and_invalid_policies_are_found() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("p.toml");
+    fs::write(&file, "protect = [\"/a/b\", \"/a\"]").unwrap();
+    drop(open(dir.path(), config()));
+    let (problem, next) = only(dir.path(), &["--policy", "p.toml"], "policy");
+    assert_eq!(
+        problem,
+        "protect: `/a/b` changes nothing, because `/a` covers it; remove it"
+    );
+    assert_eq!(
+        next,
+        "keyguard policy check p.toml    # then keyguard reload"
+    );
+
+    let kg = open(dir.path(), config().policy_file(&file));
+    assert_eq!(
+        only(dir.path(), &[], "policy").0,
+        problem,
+        "the one in force"
+    );
+    fs::write(&file, "protect = [\"/a\"]").unwrap();
+    kg.admin().reload().unwrap();
+    assert_eq!(findings(dir.path(), &[]), Vec::<[String; 3]>::new());
+    // A reload or restart would fail.
+    fs::write(&file, "protec = 1").unwrap();
+    let (problem, _) = only(dir.path(), &[], "policy");
+    assert!(
+        problem.contains("would be refused") && problem.contains("line 1"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn untrusted_proxy_is_found_with_the_line_for_the_policy() {
+    let dir = TempDir::new().unwrap();
+    let kg = open(dir.path(), config());
+    let headers = [
+        ("X-API-Key", "kg_live_guessed"),
+        ("X-Forwarded-For", "192.0.2.7"),
+    ];
+    let proxy = std::net::Ipv4Addr::new(10, 0, 0, 1);
+    kg.check(&headers, proxy, "/").unwrap_err();
+    let (problem, next) = only(dir.path(), &[], "proxy");
+    assert!(
+        problem.contains("trusted_proxies = [\"10.0.0.1/32\"]"),
+        "{problem}"
+    );
+    assert!(next.starts_with("keyguard policy example"), "{next}");
+}
+
+#[test]
+fn step_of_the_clock_is_found() {
+    let home = Home::new();
+    let kg = home.open_with(config().clock(home.clock.clone()));
+    // Each stores usage, and compares the clocks if a minute has passed.
+    let compare = || {
+        home.clock.advance(2 * MINUTE);
+        kg.admin().stats().unwrap()
+    };
+    compare();
+    compare();
+    assert_eq!(findings(home.dir(), &[]), Vec::<[String; 3]>::new());
+    home.clock.set(NOON.plus(3 * HOUR));
+    compare();
+    let (problem, next) = only(home.dir(), &[], "clock");
+    assert!(
+        problem.contains("was set, or the machine slept"),
+        "{problem}"
+    );
+    assert!(next.starts_with("timedatectl"), "{next}");
+}
+
+#[test]
+fn change_in_the_future_is_found_at_rest() {
+    let dir = TempDir::new().unwrap();
+    let ahead: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
+    let clock = ManualClock::starting_at(ahead);
+    let kg = open(dir.path(), config().clock(clock));
+    kg.admin().create_org("acme").unwrap();
+    kg.close().unwrap();
+    let (problem, _) = only(dir.path(), &[], "clock");
+    assert!(
+        problem.contains("the last change was made at 2100-01-01"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn requests_that_were_not_recorded_are_found() {
+    let dir = TempDir::new().unwrap();
+    let kg = open(dir.path(), config().usage_queue_capacity(1_024));
+    let key = key_with(&kg, |key| key.rate_limit_per_minute(u32::MAX));
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    // More than fit into the chunk of a thread.
+    for _ in 0..100_000 {
+        kg.check(&headers, IP, "/").unwrap().finish(200);
+    }
+    assert!(kg.admin().stats().unwrap().dropped > 0);
+    let (problem, next) = only(dir.path(), &[], "usage");
+    assert!(problem.contains("usage_queue_capacity"), "{problem}");
+    assert_eq!(next, "keyguard stats --watch");
+}
+
+#[test]
+fn data_that_cannot_be_examined_is_a_finding() {
+    let dir = TempDir::new().unwrap();
+    let (problem, next) = only(dir.path(), &[], "data");
+    assert_eq!(problem, "there is no data file at `keyguard.redb`");
+    assert_eq!(next, "keyguard init");
+    drop(open(dir.path(), Config::new(SECRET)));
+    let (problem, _) = only(dir.path(), &[], "data");
+    assert!(problem.contains("another secret"), "{problem}");
+    assert!(!problem.contains(SECRET) && !problem.contains(RANDOM));
+}
