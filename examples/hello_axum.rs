@@ -8,11 +8,12 @@ use keyguard::{Config, KeyGuard};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let kg = KeyGuard::open("keyguard.redb", Config::default())?;
+    let file = env::var("KEYGUARD_DB").unwrap_or("keyguard.redb".into());
+    let kg = KeyGuard::open(file, Config::default())?;
     let app = Router::new()
         .route("/api/data", get(data))
         .layer(KeyGuardLayer::new(kg))
-        .into_make_service_with_connect_info::<SocketAddr>(); // for the address of the client
+        .into_make_service_with_connect_info::<SocketAddr>(); // tells the layer the client's address
 
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8000".into());
     let listener = tokio::net::TcpListener::bind(address).await?;

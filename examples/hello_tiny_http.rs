@@ -6,7 +6,8 @@ use keyguard::{Config, KeyGuard};
 use tiny_http::{Header, Response, Server};
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
-    let kg = KeyGuard::open("keyguard.redb", Config::default())?;
+    let file = env::var("KEYGUARD_DB").unwrap_or("keyguard.redb".into());
+    let kg = KeyGuard::open(file, Config::default())?;
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8000".into());
     let server = Server::http(address)?;
     println!("listening on {}", server.server_addr());
