@@ -10,7 +10,9 @@ use super::settings::{Cli, program_at};
 use crate::admin::remote::Unreachable;
 use crate::admin::{Failure, FailureCode};
 #[cfg(all(unix, feature = "serve"))]
-use crate::serve::{ListenAddr, ServeError};
+use crate::serve::ListenAddr;
+#[cfg(feature = "serve")]
+use crate::serve::ServeError;
 use crate::store::OpenError;
 use crate::sys::process;
 use crate::sys::shell::quoted;
@@ -55,6 +57,10 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
             source,
         }) if source.kind() == std::io::ErrorKind::AlreadyExists => move_away(socket),
         #[cfg(feature = "serve")]
+        CliError::Serve(ServeError::Listen { .. }) if cli.command.get_name() == "demo" => {
+            "keyguard demo --listen 127.0.0.1:0".to_owned()
+        }
+        #[cfg(feature = "serve")]
         CliError::Serve(_) => format!("{program} serve --help"),
         #[cfg(all(feature = "serve", feature = "redis"))]
         CliError::Stream(_) => format!("{program} serve --help"),
@@ -94,6 +100,10 @@ fn after_failure(failure: &Failure, cli: &Cli) -> String {
 
 fn after_connect_error(error: &ConnectError, cli: &Cli) -> String {
     match error {
+        ConnectError::NoFile(_) if cli.command.get_name() == "serve" => {
+            let program = cli.program();
+            format!("{program} init && {program} serve    # or try `keyguard demo` first")
+        }
         ConnectError::NoFile(_) => format!("{} init", cli.program()),
         ConnectError::MovedAway(file) => format!(
             "fuser {}    # then put the file back, or stop that process",

@@ -629,7 +629,7 @@ fn locked_proxy_is_still_detected() {
 
 /// Once, a forged hop before the client's own address counted as a client behind it.
 #[test]
-fn headers_of_a_trusted_proxys_client_reveal_no_proxy() {
+fn headers_of_a_client_of_a_trusted_proxy_reveal_no_proxy() {
     let home = Home::new();
     let policy = "trusted_proxies = [\"10.0.0.0/8\"]\n[lockout]\nthreshold = 3";
     let kg = home.open_with(home.config().policy(policy.parse().unwrap()));

@@ -117,7 +117,8 @@ fn tables_of_features_agree() {
     }
 }
 
-/// Links between pages lead to a file on the site that hosts the sources, and to a page in rustdoc.
+/// Links between pages lead to a file and a heading on the site that hosts the sources, and to a page in
+/// rustdoc.
 #[test]
 fn links_of_pages_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -129,8 +130,14 @@ fn links_of_pages_lead_somewhere() {
             .skip(1)
             .map(|rest| rest.split(')').next().unwrap());
         for target in inline.filter(|target| !target.starts_with("http")) {
-            let file = target.split('#').next().unwrap();
-            assert!(dir.join(file).exists(), "{page}: {target}");
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = match file {
+                "" => root.join(&page),
+                file => dir.join(file),
+            };
+            assert!(file.exists(), "{page}: {target}");
+            let exists = heading.is_empty() || headings(&file).contains(&heading.to_owned());
+            assert!(exists, "{page}: {target}");
         }
         for label in text
             .split("][")
@@ -148,6 +155,18 @@ fn links_of_pages_lead_somewhere() {
     }
 }
 
+/// The anchors of the headings of a page.
+fn headings(page: &Path) -> Vec<String> {
+    let text = fs::read_to_string(page).unwrap();
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.replace(' ', "-");
+        kept.replace(|c: char| !c.is_alphanumeric() && !"-_".contains(c), "")
+    };
+    headings.map(anchor).collect()
+}
+
 /// README and the pages of the guide, sorted.
 fn all_pages() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -155,7 +174,7 @@ fn all_pages() -> Vec<String> {
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     let pages = names.filter(|name| name.ends_with(".md") && name != "links.md");
     let mut pages: Vec<_> = pages.map(|name| format!("src/manual/{name}")).collect();
-    pages.push("README.md".to_owned());
+    pages.extend(["README.md", "CHANGELOG.md", ".github/SECURITY.md"].map(str::to_owned));
     pages.sort();
     pages
 }

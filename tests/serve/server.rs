@@ -615,7 +615,7 @@ fn startup_errors_name_the_remedy() {
     let dir = TempDir::new().unwrap();
     let error = refused(dir.path(), &["serve"]);
     assert!(error.contains("there is no data file"), "{error}");
-    assert!(error.contains("keyguard init"), "{error}");
+    assert!(error.contains("next:  keyguard init && keyguard serve "), "{error}");
     data_file(dir.path(), 60);
     fs::write(dir.path().join("no.pem"), "nonsense").unwrap();
     let tls = [

@@ -49,7 +49,7 @@ pub(super) async fn change(conn: &Conn, changes: &[LockChange]) -> Result<(), St
         last.insert(lock_key(id), lock.as_ref());
     }
     let (mut ids, mut rows) = (Vec::new(), Vec::new());
-    let (mut ips, mut untils) = (Vec::new(), Vec::new());
+    let (mut ips, mut ends) = (Vec::new(), Vec::new());
     let mut gone = Vec::new();
     for (id, lock) in last {
         let Some(lock) = lock else {
@@ -59,13 +59,13 @@ pub(super) async fn change(conn: &Conn, changes: &[LockChange]) -> Result<(), St
         ids.push(id);
         rows.push(encode_lock(lock)?);
         ips.push(lock.ip.to_string());
-        untils.push(lock.until.to_utc());
+        ends.push(lock.until.to_utc());
     }
     conn.run(
         "INSERT INTO keyguard_locks (id, lock, ip, until) \
          SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::timestamptz[]) \
          ON CONFLICT (id) DO UPDATE SET lock = excluded.lock, until = excluded.until",
-        &[&ids, &rows, &ips, &untils],
+        &[&ids, &rows, &ips, &ends],
     )
     .await?;
     conn.run("DELETE FROM keyguard_locks WHERE id = ANY($1)", &[&gone])

@@ -16,7 +16,7 @@ pub(super) struct AddressWindow {
     is_shadow: bool,
 }
 
-/// The hits of a window as a fraction of a full one, in 65,536ths.
+/// The hits of a window as a fraction of a full one, in units of 1/65,536.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fullness(u32);
 
