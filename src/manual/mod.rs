@@ -26,6 +26,7 @@ pages! {
     monitoring = "monitoring.md";
     operations = "operations.md";
     policy = "policy.md";
+    policy_fields = "policy_fields.md";
     proofs = "proofs.md";
     python_package = "python_package.md";
     scale_out = "scale_out.md";

@@ -98,7 +98,8 @@ pub(crate) use self::scope_set::ScopeSet;
 #[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct Policy {
-    /// `None` protects everything.
+    /// Paths that need a key, and all paths below them: at most 1,000. With `protect = []`, only routes
+    /// that require a key are protected. Default: every path is protected.
     pub(crate) protect: Option<Vec<Pattern>>,
     pub(crate) exempt: Vec<ExactPath>,
     #[serde(rename = "route", deserialize_with = "file::routes")]
@@ -235,14 +236,14 @@ impl Policy {
         self
     }
 
-    /// Exempts exactly this path from keys, limits and lockouts. At most 1,000.
+    /// Exempts exactly this path from keys, limits and lockouts. At most 1,000. Default: none.
     pub fn exempt(mut self, path: impl TryInto<ExactPath, Error: Into<InvalidInput>>) -> Self {
         self.exempt.extend(self.error.valid("exempt", path));
         self
     }
 
     /// Adds a route, of at most 1,000. All matching routes apply to a request, regardless of their
-    /// order. Names of routes are unique, and no route may contradict another.
+    /// order. Names of routes are unique, and no route may contradict another. Default: none.
     pub fn route(mut self, route: Route) -> Self {
         self.routes.push(route);
         self
@@ -254,8 +255,8 @@ impl Policy {
         self
     }
 
-    /// Proxies that report the client in [`Policy::client_ip_header`]. Default: none; the peer is
-    /// the client.
+    /// Proxies that report the client in [`Policy::client_ip_header`]. Any other peer counts as the
+    /// client. Default: none.
     ///
     /// Requests with an invalid field get status 400. If the field is absent, the proxy counts as
     /// the client (a health check, for example), unless [`Policy::require_client_ip`] is set.
@@ -282,8 +283,8 @@ impl Policy {
     }
 
     /// Whether requests from [`Policy::trusted_proxies`] without [`Policy::client_ip_header`] get
-    /// status 400 (`invalid_client_ip`), on every path. Default: `false`; the proxy counts as the
-    /// client, and a warning is issued when such a request has a key.
+    /// status 400 (`invalid_client_ip`), on every path. Otherwise the proxy counts as the client, and a
+    /// warning is issued when such a request has a key. Default: `false`.
     ///
     /// Some proxies remove a field that the client lists in `Connection`, so clients can hide their
     /// address. Require the field if the proxy sets it on every request, including its own health
@@ -311,14 +312,15 @@ impl Policy {
         self
     }
 
-    /// Addresses from which requests are refused. Takes precedence over [`Policy::allow`].
+    /// Addresses from which requests are refused. Takes precedence over [`Policy::allow`]. Default: none.
     pub fn deny(mut self, addresses: impl TryInto<CidrSet, Error: Into<InvalidInput>>) -> Self {
         let addresses = self.error.valid("deny", addresses);
         self.deny = addresses.unwrap_or_default();
         self
     }
 
-    /// Addresses exempt from counting of failed authentications and from automatic locks.
+    /// Addresses whose failed authentications are not counted, and which are not locked out automatically.
+    /// Default: none.
     pub fn never_lock(
         mut self,
         addresses: impl TryInto<CidrSet, Error: Into<InvalidInput>>,
@@ -330,7 +332,7 @@ impl Policy {
 
     /// [Limits](Limit) of every key, in addition to its own: at most 8, each with a counter of its
     /// own. If the key has a limit of the same kind (a window of the same length, or the same quota),
-    /// the tighter one applies.
+    /// the tighter one applies. Default: none.
     pub fn key_limits(
         mut self,
         limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
@@ -340,7 +342,7 @@ impl Policy {
         self
     }
 
-    /// Like [`Policy::key_limits`], for every organization.
+    /// Like [`Policy::key_limits`], for every organization. Default: none.
     pub fn org_limits(
         mut self,
         limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,

@@ -30,9 +30,14 @@ use crate::time::LockDuration;
 #[serde(deny_unknown_fields)]
 #[must_use]
 pub struct Route {
+    /// The name of the route and of the counters of its limits: 1 to 64 letters, digits, `-`, `_` and `.`.
+    /// Names are unique. Required.
     name: RuleName,
+    /// The path and everything below it, for all methods or the given ones. Required.
     pub(super) path: Pattern,
-    /// `true` for [`Route::protect`], `false` for [`Route::open`].
+    /// `true` requires a key. `false` requires none, even if [`Policy::protect`] covers the path; locks, address
+    /// lists and limits per address still apply. Default: a key is required if the route has scopes or limits
+    /// per key, or if [`Policy::protect`] covers the path.
     protect: Option<bool>,
     #[serde(default)]
     pub(super) scopes: Vec<Scope>,
@@ -43,6 +48,7 @@ pub struct Route {
     lockout: Option<LockDuration>,
     #[serde(default, deserialize_with = "file::cost")]
     cost: Option<NonZeroU32>,
+    /// Whether the rules of the route are evaluated and counted without refusing requests. Default: `false`.
     #[serde(default)]
     shadow: bool,
     #[serde(skip)]
@@ -89,7 +95,7 @@ impl Route {
         self
     }
 
-    /// Requires a key with all of these [scopes](Scope).
+    /// Requires a key with all of these [scopes](Scope). Default: none.
     pub fn scopes(
         mut self,
         scopes: impl IntoIterator<Item: TryInto<Scope, Error: Into<InvalidInput>>>,
@@ -101,7 +107,7 @@ impl Route {
     }
 
     /// Sliding-window [limits](Limit) per key, in addition to the limits of the key: at most 8, each with
-    /// a counter of its own.
+    /// a counter of its own. Default: none.
     pub fn limits(
         mut self,
         limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
@@ -112,7 +118,7 @@ impl Route {
     }
 
     /// Sliding-window [limits](Limit) per address, with or without a key: at most 8, each with a counter
-    /// of its own.
+    /// of its own. Default: none.
     pub fn ip_limits(
         mut self,
         limits: impl IntoIterator<Item: TryInto<Limit, Error: Into<InvalidInput>>>,
@@ -123,7 +129,7 @@ impl Route {
     }
 
     /// Locks addresses that exceed [`Route::ip_limits`] out of all paths of the route. A route with a
-    /// lockout must have such limits.
+    /// lockout must have such limits. Default: no lock.
     pub fn lockout(
         mut self,
         duration: impl TryInto<LockDuration, Error: Into<InvalidInput>>,

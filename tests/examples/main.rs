@@ -7,6 +7,7 @@ mod common;
 
 #[cfg(all(unix, feature = "axum", feature = "import", feature = "serve"))]
 mod documentation;
+mod policy_fields;
 mod quickstart;
 #[cfg(all(unix, feature = "postgres", feature = "redis"))]
 mod scale_out;
