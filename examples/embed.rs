@@ -1,9 +1,10 @@
 //! Decides the requests of an access log on standard input, without a server.
 //!
-//! A line is `IP KEY METHOD PATH STATUS`, with `-` for no key:
+//! A line has the common or combined format, as for `keyguard replay`, or the form `IP KEY METHOD PATH STATUS`.
+//! The text of the key stands in place of the user, and `-` means no key:
 //!
 //! ```text
-//! 192.0.2.7 kg_live_… GET /api/data 200
+//! 192.0.2.7 - kg_live_… [24/Nov/2026:10:00:00 +0000] "GET /api/data HTTP/1.1" 200 12
 //! 192.0.2.8 - GET /api/data 200
 //! ```
 //!
@@ -37,11 +38,10 @@ fn run() -> Result<(), Box<dyn Error>> {
 
     for (number, line) in (1..).zip(std::io::stdin().lock().lines()) {
         let line = line?;
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let &[ip, key, method, path, status] = fields.as_slice() else {
-            return Err(format!("line {number}: expected `IP KEY METHOD PATH STATUS`").into());
-        };
         let at = |error: &dyn Error| format!("line {number}: {error}");
+        let [ip, key, method, path, status] = fields(&line).ok_or_else(|| {
+            format!("line {number}: expected the common format or `IP KEY METHOD PATH STATUS`")
+        })?;
         let ip: ClientIp = ip.parse().map_err(|error| at(&error))?;
         let status: u16 = status.parse().map_err(|error| at(&error))?;
 
@@ -68,4 +68,23 @@ fn run() -> Result<(), Box<dyn Error>> {
         stats.requests, stats.errors
     );
     Ok(())
+}
+
+/// The address, key, method, path and status of a line.
+fn fields(line: &str) -> Option<[&str; 5]> {
+    let Some((client, rest)) = line.split_once('"') else {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        return fields.try_into().ok();
+    };
+    let (request, rest) = rest.split_once('"')?;
+    let mut client = client.split_whitespace();
+    let mut request = request.split_whitespace();
+    let status = rest.split_whitespace().next()?;
+    Some([
+        client.next()?,
+        client.nth(1)?,
+        request.next()?,
+        request.next()?,
+        status,
+    ])
 }

@@ -177,7 +177,7 @@ fn embed_decides_every_line_of_a_log() {
          192.0.2.8 - GET /api/data 200\n\
          2001:db8::7 {key} POST /api/data 500\n\
          local nonsense GET / 200\n\
-         192.0.2.7 {key} GET /api/data 200\n"
+         192.0.2.7 - {key} [24/Nov/2026:10:00:00 +0000] \"GET /api/data HTTP/1.1\" 200 12\n"
     );
     let mut embed = example("embed", dir.path());
     embed.env("KEYGUARD_SECRET", SECRET);
@@ -200,6 +200,7 @@ fn embed_names_an_invalid_line() {
     let good = "192.0.2.7 - GET / 200\n";
     for bad in [
         "192.0.2.7 - GET /",
+        "192.0.2.7 - - [24/Nov/2026:10:00:00 +0000] \"GET /\"",
         "nowhere - GET / 200",
         "192.0.2.7 - GET / ok",
     ] {
