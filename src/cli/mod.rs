@@ -13,6 +13,7 @@ mod new_key;
 mod next;
 mod output;
 mod pages;
+mod private_dir;
 mod render;
 mod settings;
 mod transfer;
@@ -128,6 +129,9 @@ enum Subcommands {
     /// Run the HTTP server: the admin API, request checks for other servers, and metrics
     #[cfg(feature = "serve")]
     Serve(Box<serve::Opts>),
+    /// Try KeyGuard: run a small protected server with a key and show its requests. Leaves nothing behind
+    #[cfg(feature = "serve")]
+    Demo(demo::Opts),
     /// Print the admin key, which is derived from the secret
     #[command(after_help = admin_key::EXAMPLES)]
     AdminKey,
@@ -206,6 +210,8 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::ExportUsage(opts) => export_usage::run(cli, opts),
         #[cfg(feature = "serve")]
         Subcommands::Serve(opts) => serve::run(cli, *opts),
+        #[cfg(feature = "serve")]
+        Subcommands::Demo(opts) => demo::run(cli, &opts),
         Subcommands::AdminKey => admin_key::run(cli),
         Subcommands::Completions(opts) => completions::run(&opts, Opts::command()),
         Subcommands::InstallDocs(opts) => install_docs::run(cli, &opts, Opts::command()),

@@ -50,7 +50,8 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
             "policy" => "keyguard policy example    # shows the fields of a policy".to_owned(),
             command => corrected(&format!("keyguard {command}")),
         },
-        CliError::NoRequests { .. } | CliError::TempDir(_) => "keyguard replay --help".to_owned(),
+        CliError::NoRequests { .. } => "keyguard replay --help".to_owned(),
+        CliError::TempDir(_) => format!("ls -ld {}", path(&std::env::temp_dir())),
         #[cfg(all(unix, feature = "serve"))]
         CliError::Serve(ServeError::Listen {
             addr: ListenAddr::Unix(socket),

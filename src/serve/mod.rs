@@ -4,6 +4,7 @@ mod backups;
 mod check;
 mod connections;
 mod decision_times;
+mod demo;
 mod error;
 mod forward_auth;
 mod listen;
@@ -20,6 +21,7 @@ mod settings;
 mod shutdown;
 mod tls;
 
+pub(crate) use self::demo::serve_demo;
 pub(crate) use self::error::ServeError;
 pub(crate) use self::listen::ListenAddr;
 pub(crate) use self::server::serve;

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::program::{keyguard, refused};
+use crate::common::program::{done, keyguard, refused};
 use crate::common::server::{HttpResponse, Server, check, connect, get, request, unconfigured};
 use crate::common::wait_until;
 use crate::metrics::{ADMITTED, metric};
@@ -615,7 +615,10 @@ fn startup_errors_name_the_remedy() {
     let dir = TempDir::new().unwrap();
     let error = refused(dir.path(), &["serve"]);
     assert!(error.contains("there is no data file"), "{error}");
-    assert!(error.contains("next:  keyguard init && keyguard serve "), "{error}");
+    assert!(
+        error.contains("next:  keyguard init && keyguard serve "),
+        "{error}"
+    );
     data_file(dir.path(), 60);
     fs::write(dir.path().join("no.pem"), "nonsense").unwrap();
     let tls = [
@@ -1171,4 +1174,39 @@ fn requests_in_flight_at_shutdown_are_answered() {
     );
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     assert_eq!(stats(dir.path()).requests, 1);
+}
+
+/// The terminal shows a table instead.
+#[test]
+fn demo_prints_requests_and_leaves_nothing_behind() {
+    let dir = TempDir::new().unwrap();
+    let mut command = keyguard(dir.path(), &["demo", "--listen", "127.0.0.1:0"]);
+    command.env("TMPDIR", dir.path()).stdout(Stdio::piped());
+    let mut demo = command.spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut next = |start: &str| {
+        let mut lines = lines.by_ref().map(Result::unwrap);
+        lines
+            .find(|line| line.trim_start().starts_with(start))
+            .unwrap()
+    };
+    let key = next("kg_live_").trim().to_owned();
+    let revocation = next("keyguard --db");
+    let address = next("listening on ")["listening on ".len()..].to_owned();
+
+    assert_eq!(get(&address, "/", &[]).status, 401);
+    assert!(next("20").contains("\t401\tGET\t/\t-\t127.0.0.1\tmissing_key"));
+    let key = ("X-API-Key", key.as_str());
+    assert_eq!(get(&address, "/", &[key]).body, "Hello, demo!\n");
+    for _ in 1..5 {
+        assert_eq!(get(&address, "/", &[key]).status, 200);
+    }
+    assert_eq!(get(&address, "/", &[key]).status, 429);
+    let db = revocation.split_whitespace().nth(2).unwrap();
+    done(dir.path(), &["--db", db, "revoke-key", "1"]);
+    assert_eq!(get(&address, "/", &[key]).status, 401);
+
+    kill_process(Pid::from_child(&demo), Signal::INT).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -9,6 +9,8 @@ pub(super) mod compact;
 pub(super) mod completions;
 pub(super) mod create_key;
 pub(super) mod create_org;
+#[cfg(feature = "serve")]
+pub(super) mod demo;
 pub(super) mod doctor;
 pub(super) mod export;
 pub(super) mod export_usage;

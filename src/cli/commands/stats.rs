@@ -38,7 +38,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// Clears a terminal.
-const CLEAR: &[u8] = b"\x1b[H\x1b[2J\x1b[3J";
+pub(super) const CLEAR: &[u8] = b"\x1b[H\x1b[2J\x1b[3J";
 
 pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     let mut last = None;

@@ -55,7 +55,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     }
 }
 
-fn print(cli: &Cli, reply: &TailReply) -> Result<(), CliError> {
+pub(super) fn print(cli: &Cli, reply: &TailReply) -> Result<(), CliError> {
     let mut lines = String::new();
     for usage in &reply.requests {
         lines += &match cli.json {

@@ -9,6 +9,7 @@ use super::access_log::LoggedRequest;
 use crate::admin::command::KeyReply;
 use crate::admin::{CreateKey, UpdateOrg};
 use crate::cli::connection::GuardConnection;
+use crate::cli::private_dir::private_dir;
 use crate::cli::{error::CliError, pages, settings::Cli};
 use crate::guard::{Config, Denial, Grant, Request};
 use crate::keyguard::KeyGuard;
@@ -41,7 +42,7 @@ const LEAD: Duration = Duration::from_secs(1);
 impl Sandbox {
     /// Creates a sandbox for a log that begins at `begin`.
     pub(super) fn new(cli: &Cli, policy: Policy, begin: Timestamp) -> Result<Self, CliError> {
-        let directory = private_directory().map_err(CliError::TempDir)?;
+        let directory = private_dir("keyguard-replay-")?;
         let now = begin.minus(LEAD);
         let clock = ManualClock::starting_at(now);
         // The copies have new texts, so that the secret protects nothing.
@@ -146,14 +147,6 @@ impl Sandbox {
     fn find(&self, logged: &LoggedRequest<'_>) -> Option<KnownKey> {
         *self.keys.get(listed_prefix(logged.user?))?
     }
-}
-
-fn private_directory() -> std::io::Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("keyguard-replay-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-    builder.tempdir()
 }
 
 /// Returns the listed prefix if `user` is the whole text of a key, else `user` unchanged.
