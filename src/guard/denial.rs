@@ -327,6 +327,15 @@ fn title(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
+    /// They are sent in JSON, and in a header field of gRPC in which `%` begins an escape.
+    #[test]
+    fn explanations_need_no_escaping() {
+        for reason in Reason::ALL.iter().copied() {
+            let is_plain = |c: char| (' '..='~').contains(&c) && !"\"\\%".contains(c);
+            assert!(detail(reason).chars().all(is_plain), "{reason}");
+        }
+    }
+
     #[test]
     fn retry_after_is_never_zero() {
         for (wait, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2)] {

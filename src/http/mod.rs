@@ -27,10 +27,11 @@
 //! ```
 //!
 //! The guard's [`Policy`](crate::Policy) determines what needs a key. A refused request gets a problem
-//! document and does not reach the service. An admitted request carries its [`Grant`](crate::Grant) in
-//! its extensions, as `Arc<Grant>`; with the feature `axum`, handlers extract it as `Authenticated`. The
-//! layer removes the header fields that start with `X-KeyGuard-`, which only KeyGuard itself may set.
-//! An inner layer of the same guard reuses the grant of an outer one, so that a request counts once.
+//! document, or if it is one of gRPC a status of gRPC, and does not reach the service. An admitted request
+//! carries its [`Grant`](crate::Grant) in its extensions, as `Arc<Grant>`; with the feature `axum`, handlers
+//! extract it as `Authenticated`. The layer removes the header fields that start with `X-KeyGuard-`, which
+//! only KeyGuard itself may set. An inner layer of the same guard reuses the grant of an outer one, so that a
+//! request counts once.
 //!
 //! Paths are those that clients send. A nested router removes its prefix from the path before an inner
 //! layer sees it. The feature `axum` finds the prefixes that axum's routers have removed, and the address
@@ -49,6 +50,7 @@ mod axum;
 #[path = "no_axum.rs"]
 mod axum;
 pub(crate) mod body;
+mod grpc;
 mod layer;
 mod peer;
 pub(crate) mod problem;

@@ -7,6 +7,9 @@ mod common;
 
 #[cfg(all(unix, feature = "axum", feature = "import", feature = "serve"))]
 mod documentation;
+// With all features, also those of the examples.
+#[cfg(all(unix, feature = "axum", feature = "import", feature = "serve"))]
+mod frameworks;
 mod policy_fields;
 mod quickstart;
 #[cfg(all(unix, feature = "postgres", feature = "redis"))]

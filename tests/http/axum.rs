@@ -16,13 +16,13 @@ use keyguard::{
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-struct Served {
-    address: String,
+pub(crate) struct Served {
+    pub(crate) address: String,
     _runtime: Runtime,
 }
 
 impl Served {
-    fn new(app: Router) -> Self {
+    pub(crate) fn new(app: Router) -> Self {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -722,3 +722,37 @@ fn two_thousand_keep_alive_connections_are_answered() {
     assert_eq!(served.handled(), 2 * CONNECTIONS);
     assert_eq!(kg.admin().stats().unwrap().requests, 2 * CONNECTIONS as u64);
 }
+
+#[test]
+fn refused_grpc_requests_get_a_grpc_status() {
+    let home = Home::new();
+    let kg = home.open();
+    let good = key_limited_to(&kg, 1);
+    let served = Served::new(&kg);
+    let call = |key: &str| {
+        let kind = ("Content-Type", "application/grpc+proto");
+        served.get("/shop.Orders/List", &[kind, ("X-API-Key", key)])
+    };
+
+    let unknown = call("nonsense");
+    assert_eq!((unknown.status, unknown.body.as_str()), (200, ""));
+    assert_eq!(unknown.field("content-type"), "application/grpc+proto");
+    assert_eq!(unknown.field("grpc-status"), "16");
+    assert_eq!(unknown.field("grpc-message"), "The API key is not valid.");
+    assert!(!unknown.has("grpc-retry-pushback-ms"));
+
+    let key = good.raw_key.expose();
+    assert!(!call(key).has("grpc-status"));
+    let limited = call(key);
+    assert_eq!((limited.status, limited.field("grpc-status")), (200, "8"));
+    assert_eq!(limited.field("retry-after"), "60");
+    assert_eq!(limited.field("grpc-retry-pushback-ms"), "60000");
+
+    let client: ClientIp = "127.0.0.1".parse().unwrap();
+    kg.admin().block(client, None, day()).unwrap();
+    assert_eq!(call(key).field("grpc-status"), "7");
+    // What was recorded is the reason, not the status of the response.
+    let usage = kg.admin().list_usage(ListUsage::new()).unwrap();
+    let reasons = usage.iter().map(|usage| usage.refused);
+    assert_eq!(reasons.flatten().collect::<Vec<_>>(), [Reason::RateLimited]);
+}

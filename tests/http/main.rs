@@ -8,4 +8,6 @@ mod common;
 mod admin;
 #[cfg(feature = "axum")]
 mod axum;
+#[cfg(all(unix, feature = "axum"))]
+mod cors;
 mod layer;

@@ -32,12 +32,12 @@ impl<B> ResponseBody<B> {
     }
 }
 
-/// The body of a refusal.
+/// The body of a refusal. Without text, the response ends with its header fields, as gRPC demands.
 impl<B> From<String> for ResponseBody<B> {
     fn from(text: String) -> Self {
         Self {
             inner: None,
-            refusal: Some(text.into()),
+            refusal: (!text.is_empty()).then(|| text.into()),
             grant: None,
         }
     }

@@ -10,6 +10,7 @@ use super::paths::PathPrefix;
 use super::service::KeyGuardService;
 use super::{Admission, Admit, remove_identity};
 use crate::guard;
+use crate::http::grpc;
 use crate::http::peer::{self, PeerSource};
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
@@ -100,7 +101,8 @@ impl Admit for IpLimitLayer {
             .other_paths(&paths.others)
             .method(&head.method);
         let client = guard::check_ip(&self.guard.inner, &request, &self.limit).await;
-        let client = client.map_err(|denial| Box::new(denial.response()))?;
+        let refusal = |denial| Box::new(grpc::refusal(&denial, &head.headers));
+        let client = client.map_err(refusal)?;
         remove_identity(&mut head.headers);
         head.extensions.insert(LimitedClient(client));
         Ok(None)

@@ -11,6 +11,7 @@ use super::paths::PathPrefix;
 use super::service::KeyGuardService;
 use super::{Admission, Admit, remove_identity};
 use crate::guard;
+use crate::http::grpc;
 use crate::http::peer::{self, PeerSource};
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
@@ -102,7 +103,8 @@ impl Admit for KeyGuardLayer {
             .other_paths(&paths.others)
             .method(&head.method);
         let grant = self.guard.decide_async(request).await;
-        let grant = Arc::new(grant.map_err(|denial| Box::new(denial.response()))?);
+        let refusal = |denial| Box::new(grpc::refusal(&denial, &head.headers));
+        let grant = Arc::new(grant.map_err(refusal)?);
         let decision = Decision::new(&self.guard, &head.method, paths, &grant);
         remove_identity(&mut head.headers);
         Decisions::add(head, decision);
