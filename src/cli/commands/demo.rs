@@ -131,6 +131,6 @@ impl View<'_> {
             ]);
         }
         let style = self.cli.style;
-        Ok(limit_table(&limits).render(style) + &table.render(style))
+        Ok(limit_table(&limits, style).render(style) + &table.render(style))
     }
 }
