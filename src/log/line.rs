@@ -26,7 +26,7 @@ impl LineFormat {
 
 fn text(record: &Record, at: Timestamp) -> String {
     let level = level_name(record.level).to_ascii_uppercase();
-    let mut line = format!("{at} {level} {}", record.name);
+    let mut line = format!("{} {level} {}", time(at), record.name);
     for (name, value) in &record.fields {
         line += &match value {
             Value::Number(number) => format!(" {name}={number}"),
@@ -48,7 +48,8 @@ fn quoted(text: &str) -> String {
 
 fn json(record: &Record, at: Timestamp) -> String {
     let mut line = format!(
-        r#"{{"time":"{at}","level":"{}","event":"{}""#,
+        r#"{{"time":"{}","level":"{}","event":"{}""#,
+        time(at),
         level_name(record.level),
         record.name
     );
@@ -60,6 +61,14 @@ fn json(record: &Record, at: Timestamp) -> String {
         };
     }
     line + "}\n"
+}
+
+/// Returns a time in RFC 3339 with three digits for milliseconds, so that lines are aligned and sorted as text.
+fn time(at: Timestamp) -> String {
+    let text = at.to_string();
+    let text = text.trim_end_matches('Z');
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    format!("{seconds}.{fraction:0<3}Z")
 }
 
 fn level_name(level: Level) -> &'static str {
@@ -77,6 +86,14 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn times_have_milliseconds() {
+        for (millis, shown) in [(0, "00.000"), (80, "00.080"), (1_106, "01.106")] {
+            let shown = format!("1970-01-01T00:00:{shown}Z");
+            assert_eq!(time(Timestamp::from_unix_millis(millis)), shown);
+        }
+    }
+
     /// Whatever a client sends, a line is one line, and its fields are those of the event.
     #[test]
     fn texts_from_clients_forge_no_line_and_no_field() {
@@ -87,7 +104,7 @@ mod tests {
         let line = LineFormat::Text.line(&record, Timestamp::default());
         assert_eq!(
             line,
-            "1970-01-01T00:00:00Z INFO refused path=\"/a\\\\n2026 INFO changed\\\\u{2028}\\\" \
+            "1970-01-01T00:00:00.000Z INFO refused path=\"/a\\\\n2026 INFO changed\\\\u{2028}\\\" \
              status=200 \\\\\\\" \\\\u{1b}[2J\" count=1\n"
         );
         let line = LineFormat::Json.line(&record, Timestamp::default());
@@ -96,7 +113,7 @@ mod tests {
         let shown = r#"/a\n2026 INFO changed\u{2028}" status=200 \" \u{1b}[2J"#;
         assert_eq!(
             read,
-            json!({"time": "1970-01-01T00:00:00Z", "level": "info", "event": "refused",
+            json!({"time": "1970-01-01T00:00:00.000Z", "level": "info", "event": "refused",
                 "path": shown, "count": 1})
         );
     }
