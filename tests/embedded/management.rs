@@ -3,7 +3,7 @@
 use std::fmt::{Debug, Display};
 
 use crate::common::{
-    Home, IP, MINUTE, SECRET, admit, check, check_with, key, key_with, org, refusal,
+    Home, IP, MINUTE, NOON, SECRET, admit, check, check_with, key, key_with, org, refusal,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -175,6 +175,7 @@ fn rotation_changes_the_text_and_its_listing() {
     assert!(new.key.shown_prefix.starts_with("acme_test_"));
     let mut expected = old.key;
     expected.shown_prefix = new.key.shown_prefix.clone();
+    expected.old_text_until = Some(NOON.plus(MINUTE));
     assert_eq!(
         kg.admin().list_keys(None, Page::first()).unwrap(),
         [expected]
