@@ -85,7 +85,7 @@ pub(super) fn report(
             .line("rows", copied.rows)
             .line("bytes", copied.bytes);
         let lines = notes.iter();
-        let panel = lines.fold(panel, |panel, (name, text)| panel.line(*name, text));
+        let panel = lines.fold(panel, |panel, (name, text)| panel.line(name, text));
         panel.render(style)
     })?;
     Ok(Exit::Done)

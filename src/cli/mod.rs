@@ -112,6 +112,7 @@ enum Subcommands {
     /// Restore a backup at the path of --db, where no file may be
     Restore(restore::Opts),
     /// Return the space of deleted rows to the disk, of a data file that no process holds
+    #[command(after_help = compact::EXAMPLES)]
     Compact,
     /// Reload the policy file of the process that holds the data file. With a database, send SIGHUP to
     /// each `keyguard serve` instead

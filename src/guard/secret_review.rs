@@ -59,7 +59,8 @@ mod tests {
                 "{weak}"
             );
         }
-        let reused: [(fn(Config) -> Config, &str); 2] = [
+        type Change = fn(Config) -> Config;
+        let reused: [(Change, &str); 2] = [
             (
                 |config| config.admin_key(RANDOM),
                 "the admin key is the secret",

@@ -4,6 +4,9 @@ use crate::cli::connection::compact;
 use crate::cli::copying::{report, with_progress};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
+pub(crate) const EXAMPLES: &str = "Examples:
+  keyguard backup /backup/before.redb && keyguard compact";
+
 /// Needs no secret.
 pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
     let before = std::fs::metadata(&cli.db).map_or(0, |file| file.len());

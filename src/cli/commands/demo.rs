@@ -21,7 +21,12 @@ use crate::keyguard::KeyGuard;
 use crate::model::Usage;
 use crate::serve;
 
+const EXAMPLES: &str = "Examples:
+  keyguard demo
+  keyguard demo --listen 127.0.0.1:0";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// The address to listen on: IP:PORT (port 0 for any free port)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]

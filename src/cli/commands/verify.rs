@@ -9,7 +9,12 @@ use crate::cli::render::{OutputStyle, Panel, Table};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::store::Verification;
 
+const EXAMPLES: &str = "Examples:
+  keyguard verify
+  keyguard verify /backup/keyguard-monday.redb";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Opts {
     /// The data file, in place of that of --db
     #[arg(value_name = "FILE")]

@@ -116,7 +116,7 @@ pub(super) fn cache(capacity: usize) -> KeyCache {
 }
 
 fn state(key_cache: &KeyCache, fingerprint: Fingerprint) -> Option<u32> {
-    let key = get(&key_cache, &fingerprint)?;
+    let key = get(key_cache, &fingerprint)?;
     assert_eq!(key.fingerprint, fingerprint);
     key.record.key.label.parse().ok()
 }
@@ -276,7 +276,7 @@ fn concurrent_inserts_and_lookups_return_whole_keys() {
             scope.spawn(move || {
                 for n in 0..2_000 {
                     let n = (n * 7 + thread) % 200;
-                    match get(&key_cache, &fingerprint(n)) {
+                    match get(key_cache, &fingerprint(n)) {
                         Some(key) => assert_eq!(key.fingerprint, fingerprint(n)),
                         None => keys.insert(key_cache, fingerprint(n)),
                     }

@@ -472,11 +472,14 @@ fn a_failed_write_is_not_repeated_over_a_later_one() {
     assert_eq!(block(&file, 2).unwrap(), [6; BLOCK]);
 }
 
+/// Sends that it pauses, and waits until it may go on.
+type Pause = (Sender<()>, Receiver<()>);
+
 /// A file that pauses before it returns its length, if the other side waits for that.
 #[derive(Debug, Default)]
 struct Pausing {
     file: InMemoryBackend,
-    pause: Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>,
+    pause: Arc<Mutex<Option<Pause>>>,
 }
 
 impl StorageBackend for Pausing {
