@@ -173,7 +173,7 @@ mod tests {
     /// Every field of a policy, of its lockout and of a route.
     #[test]
     fn example_has_every_field() {
-        let error = |text: &str| text.parse::<crate::Policy>().unwrap_err().to_string();
+        let error = |text: &str| text.parse::<policy::Policy>().unwrap_err().to_string();
         for unknown in [
             "none = 1",
             "[lockout]\nnone = 1",
