@@ -1,6 +1,5 @@
 //! Conditions that need an administrator's attention.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -42,9 +41,13 @@ impl Admin {
         conditions.extend(rules.map(|doubt| Condition::new(Area::Policy, doubt)));
         conditions.extend(self.clock_condition()?);
         conditions.extend(self.key_conditions(ages)?);
-        let policy_file = guard.policy_file().map(Path::display);
+        // For a process in another directory.
+        let policy_file = guard.policy_file().map(|file| {
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+            file.display().to_string()
+        });
         Ok(Diagnosis {
-            policy_file: policy_file.map(|file| file.to_string()),
+            policy_file,
             conditions,
         })
     }

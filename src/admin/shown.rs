@@ -30,14 +30,13 @@ impl Admin {
     fn old_texts_until(&self, keys: &[Key]) -> Result<HashMap<KeyId, Timestamp>, StoreError> {
         let active = keys.iter().filter(|key| !key.is_revoked());
         let ids: Vec<KeyId> = active.map(|key| key.id).collect();
-        match ids.is_empty() {
-            true => Ok(HashMap::new()),
-            false => Ok(self
-                .guard
-                .store()
-                .old_texts_until(&ids)?
-                .into_iter()
-                .collect()),
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        match self.guard.store().old_texts_until(&ids) {
+            // What else is known of the keys is shown.
+            Err(StoreError::Damaged(_)) => Ok(HashMap::new()),
+            found => Ok(found?.into_iter().collect()),
         }
     }
 }

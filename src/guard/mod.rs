@@ -220,9 +220,13 @@ impl Guard {
 
     /// The warnings of the guard and its backends, with what they are about.
     pub(crate) fn conditions(&self) -> Vec<Condition> {
+        let of_store = match self.store.is_remote() {
+            true => Area::Postgres,
+            false => Area::Data,
+        };
         let of_backends = [
             (Area::Redis, self.limiter().status().warnings),
-            (Area::Postgres, self.store.warnings()),
+            (of_store, self.store.warnings()),
             (Area::Data, self.fault().into_iter().collect()),
         ];
         let of_backends = of_backends.into_iter().flat_map(|(area, warnings)| {

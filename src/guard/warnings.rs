@@ -148,7 +148,7 @@ impl Topic {
             Self::Mounts => Area::Policy,
             Self::Sink => Area::Usage,
             #[cfg(feature = "serve")]
-            Self::Backup => Area::Files,
+            Self::Backup => Area::Data,
             Self::Clock => Area::Clock,
         }
     }

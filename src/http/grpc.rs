@@ -17,9 +17,10 @@ pub(crate) fn refusal(denial: &Denial, request: &HeaderMap) -> Response<String> 
 /// Returns the content type of a gRPC request, such as `application/grpc+proto` or `application/grpc-web`.
 fn content_type(request: &HeaderMap) -> Option<&HeaderValue> {
     let kind = request.get(header::CONTENT_TYPE)?;
-    kind.as_bytes()
-        .starts_with(b"application/grpc")
-        .then_some(kind)
+    let rest = kind.as_bytes().strip_prefix(b"application/grpc")?;
+    let rest = rest.strip_prefix(b"-web").unwrap_or(rest);
+    let rest = rest.strip_prefix(b"-text").unwrap_or(rest);
+    matches!(rest.first(), None | Some(b'+' | b';')).then_some(kind)
 }
 
 fn grpc_refusal(denial: &Denial, kind: &HeaderValue) -> Response<String> {
@@ -35,6 +36,9 @@ fn grpc_refusal(denial: &Denial, kind: &HeaderValue) -> Response<String> {
     let headers = response.headers_mut();
     set_headers(headers, fields);
     headers.insert(header::CONTENT_TYPE, kind.clone());
+    // A cache stores responses with status 200.
+    let no_store = HeaderValue::from_static("no-store");
+    headers.insert(header::CACHE_CONTROL, no_store);
     response
 }
 

@@ -99,10 +99,7 @@ impl Backups {
                 Ok(()) => self.until_due(guard.inner.now()),
                 Err(_) => self.every.min(LONGEST_PAUSE),
             };
-            let warning = written.err().map(|problem| {
-                format!("the data file could not be backed up, which is tried again: {problem}")
-            });
-            guard.inner.warnings().set(Topic::Backup, warning);
+            guard.inner.warnings().set(Topic::Backup, written.err());
         }
     }
 
@@ -120,24 +117,35 @@ impl Backups {
         left.min(LONGEST_PAUSE)
     }
 
+    /// Writes a backup and deletes old ones. Fails with a warning.
     fn write(&self, guard: &KeyGuard) -> Result<(), String> {
         let now = guard.inner.now();
+        let failed = |problem: &str| {
+            format!("the data file could not be backed up, which is tried again: {problem}")
+        };
+        // Otherwise each try would write a backup that is not found again.
+        self.require_dir()
+            .map_err(|error| failed(&error.to_string()))?;
         let backup = guard.admin().backup(self.dir.join(self.name(now)));
-        backup.map_err(|error| with_causes(&error))?;
+        backup.map_err(|error| failed(&with_causes(&error)))?;
         let kept = self.delete_old(now);
         kept.map_err(|error| format!("old backups cannot be deleted: {error}"))
     }
 
     /// Deletes all but the latest backups, and what killed processes left. Those of times that lie ahead stay.
+    /// Fails with the first error, after all others are deleted.
     fn delete_old(&self, now: Timestamp) -> io::Result<()> {
         let mut found = self.list()?;
         found.retain(|(at, _)| *at <= now);
         found.sort();
         let old = found.len().saturating_sub(self.keep);
-        for (_, backup) in &found[..old] {
-            fs::remove_file(backup)?;
-        }
-        AtomicFile::remove_abandoned(&self.dir, SystemTime::now())
+        let deleted = found[..old]
+            .iter()
+            .map(|(_, backup)| fs::remove_file(backup));
+        let is_failure = |error: &io::Error| error.kind() != io::ErrorKind::NotFound;
+        let failures: Vec<_> = deleted.filter_map(Result::err).filter(is_failure).collect();
+        AtomicFile::remove_abandoned(&self.dir, SystemTime::now())?;
+        failures.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// Returns the backups of this data file with their times, in no order.

@@ -5,7 +5,7 @@ use clap::Args;
 use http::{HeaderMap, Response};
 use http_body_util::Full;
 
-use crate::log::Log;
+use crate::guard::Guard;
 use crate::model::Reason;
 
 #[derive(Clone, Debug, Args)]
@@ -18,7 +18,7 @@ pub(super) struct Exporter;
 pub(super) enum Span {}
 
 impl OtlpOpts {
-    pub(super) fn start(&self, _: &Log) -> (Tracer, Exporter) {
+    pub(super) fn start(&self, _: &Guard) -> (Tracer, Exporter) {
         (Tracer, Exporter)
     }
 }

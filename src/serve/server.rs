@@ -59,7 +59,7 @@ async fn run(
     backups: Option<Backups>,
 ) -> Result<(), ServeError> {
     let log = guard.inner.log();
-    let (tracer, exporter) = settings.otlp.start(log);
+    let (tracer, exporter) = settings.otlp.start(&guard.inner);
     let connections = Arc::new(Connections::new(guard, settings, tracer)?);
     let mut listeners = Vec::new();
     for addr in &settings.listen {

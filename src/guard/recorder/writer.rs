@@ -25,6 +25,9 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// The longest time that a stop waits for a log.
 const LOGGED_WITHIN: Duration = Duration::from_secs(1);
 
+const DROPPED_BY_SINK: &str = "requests were not written to the sink, because it is too slow; `stats` counts them as \
+    `not recorded`";
+
 const DROPPED: &str = "requests were not recorded, because too many were pending; `stats` counts them as `not \
     recorded`: raise `Config::usage_queue_capacity`, or use a faster disk";
 
@@ -222,12 +225,16 @@ impl Writer {
         recorder
             .tail
             .add(&state.batch, &keyless, recorder.clock.now());
-        if let Some(outlet) = &mut self.outlet {
-            state.batch.has_rows_elsewhere = outlet.is_only;
-            state.batch.dropped += outlet.take(&state.batch, keyless);
-        }
         if state.batch.dropped > 0 {
             self.warnings.add_of(WarningKind::Usage, DROPPED);
+        }
+        if let Some(outlet) = &mut self.outlet {
+            state.batch.has_rows_elsewhere = outlet.is_only;
+            let dropped = outlet.take(&state.batch, keyless);
+            if dropped > 0 {
+                self.warnings.add_of(WarningKind::Usage, DROPPED_BY_SINK);
+            }
+            state.batch.dropped += dropped;
         }
         #[cfg(any(feature = "metrics", feature = "serve"))]
         counts.add(&state.batch);

@@ -42,7 +42,7 @@ pub(super) fn require_admin(
             "Admin key required: send it in `X-Admin-Key`.",
         )),
         _ => {
-            // At most ten a minute, then the address is locked out.
+            // At most ten a minute from an address, which is then locked out.
             inner.log().emit(&Event::AdminRefused { ip: client });
             block_on(guard::check_ip(inner, &request, &limit()?))?;
             Err(unauthorized("invalid_admin_key", "Invalid admin key."))

@@ -18,7 +18,7 @@ use self::collector::Collector;
 pub(super) use self::exporter::Exporter;
 pub(super) use self::span::Span;
 use self::trace_context::TraceContext;
-use crate::log::Log;
+use crate::guard::Guard;
 use crate::model::Reason;
 
 /// The largest number of spans that wait to be exported; further ones are dropped.
@@ -27,26 +27,36 @@ const CAPACITY: usize = 4_096;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct OtlpOpts {
     /// The address of an OpenTelemetry collector, such as http://127.0.0.1:4318, which gets spans of the
-    /// decisions about requests with a sampled `traceparent`
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
-        hide_env_values = true
-    )]
+    /// decisions about requests with a sampled `traceparent`. Default: that of OTEL_EXPORTER_OTLP_ENDPOINT
+    #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<Collector>,
 }
 
 impl OtlpOpts {
     /// Starts to export. Must be called in the runtime.
-    pub(super) fn start(&self, log: &Log) -> (Tracer, Exporter) {
-        let Some(collector) = self.otlp_endpoint.clone() else {
+    pub(super) fn start(&self, guard: &Guard) -> (Tracer, Exporter) {
+        let collector = self.otlp_endpoint.clone();
+        let Some(collector) = collector.or_else(|| of_environment(guard)) else {
             return (Tracer(None), Exporter::idle());
         };
         let (sender, spans) = mpsc::channel(CAPACITY);
-        let exporter = Exporter::spawn(collector, spans, log.clone());
+        let exporter = Exporter::spawn(collector, spans, guard.log().clone());
         (Tracer(Some(sender)), exporter)
     }
+}
+
+/// Returns the collector that the environment names. One that cannot be used is only a warning, because the
+/// variable may be meant for all programs of a machine.
+fn of_environment(guard: &Guard) -> Option<Collector> {
+    const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let address = std::env::var(NAME).ok().filter(|text| !text.is_empty())?;
+    let collector = address.parse();
+    collector
+        .inspect_err(|error| {
+            let warning = format!("no spans are exported: {NAME} cannot be used: {error}");
+            guard.warnings().add(&warning);
+        })
+        .ok()
 }
 
 /// Makes spans, if there is a collector.

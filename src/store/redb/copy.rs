@@ -69,6 +69,8 @@ pub(super) fn copy(
             }
             rows => rows?,
         };
+        // It cannot be cancelled from here on.
+        progress.add(0)?;
         let mut file = new.read_back(rows)?;
         let bytes = file.file().metadata().map_err(CopyError::Target)?.len();
         let copied = FileCopy {

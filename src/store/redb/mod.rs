@@ -366,12 +366,12 @@ impl RedbStore {
         self.engine.write(change)
     }
 
-    /// Reads blocks of usage, and again without each one that is damaged.
+    /// Reads blocks of usage without those that are known to be damaged, and again without each further one.
     fn read_blocks<T>(
         &self,
         read: impl Fn(&ReadTransaction, &SkippedBlocks) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let skipped = SkippedBlocks::default();
+        let skipped = SkippedBlocks::of(self.damaged_usage.lock().clone());
         loop {
             let result = self.read(|txn| {
                 skipped.begin();

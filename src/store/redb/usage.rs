@@ -71,6 +71,15 @@ pub(super) struct SkippedBlocks {
 }
 
 impl SkippedBlocks {
+    /// Skips these full blocks. Another block grows in the place of a damaged growing one.
+    pub(super) fn of(mut numbers: BTreeSet<BlockNumber>) -> Self {
+        numbers.remove(&GROWING);
+        Self {
+            numbers: numbers.into(),
+            current: Cell::default(),
+        }
+    }
+
     pub(super) fn begin(&self) {
         self.current.set(None);
     }

@@ -96,8 +96,11 @@ export function edit(key) {
       { ...EXPIRY, value: localMinute(key.expires_at) },
     ],
     action: ({ expires_at = null, ...values }) => {
-      const isKept = localMinute(expires_at) === localMinute(key.expires_at);
-      return patch(`keys/${key.id}`, isKept ? values : { ...values, expires_at });
+      if (localMinute(expires_at) !== localMinute(key.expires_at)) values.expires_at = expires_at;
+      // The others may have been changed by somebody else meanwhile.
+      const isChanged = ([name, value]) => JSON.stringify(value) !== JSON.stringify(key[name]);
+      const changed = Object.entries(values).filter(isChanged);
+      return changed.length > 0 ? patch(`keys/${key.id}`, Object.fromEntries(changed)) : key;
     },
   });
 }

@@ -66,7 +66,6 @@ export class Overview {
 
   showWarnings(stats) {
     const warnings = [...stats.warnings];
-    if (stats.dropped > 0) warnings.push(`${number(stats.dropped)} requests were not recorded: too many were pending.`);
     if (stats.sink_failures > 0) warnings.push(`${number(stats.sink_failures)} writes to the usage sink failed; they are retried.`);
     if (stats.rejected_locks > 0) warnings.push(`${number(stats.rejected_locks)} locks were not made: there are too many.`);
     // Assistive technology reads the list again only if it changes.
