@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BackupSettings {
     /// Write a verified copy of the data file to this directory regularly, such as
-    /// `keyguard-20261127T030000Z.redb`
+    /// `keyguard-20261127T030000Z.redb`. Each data file needs a directory of its own
     #[arg(long, value_name = "DIR")]
     backup_dir: Option<PathBuf>,
     /// The time from one backup to the next
@@ -153,7 +153,9 @@ impl Backups {
         let mut found = Vec::new();
         for file in fs::read_dir(&self.dir)? {
             let file = file?;
-            if let Some(at) = self.time_of(&file.file_name()) {
+            if let Some(at) = self.time_of(&file.file_name())
+                && file.file_type()?.is_file()
+            {
                 found.push((at, file.path()));
             }
         }

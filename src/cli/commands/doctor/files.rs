@@ -40,7 +40,9 @@ fn secret_argument(cli: &Cli) -> Option<Finding> {
 
 #[cfg(unix)]
 fn exposed_data_file(file: &Path) -> Option<Finding> {
-    let exposure = crate::sys::ownership::data_file_exposure(file, &metadata(file)?)?;
+    // The rights of a directory or a device are not to be changed.
+    let found = metadata(file).filter(Metadata::is_file)?;
+    let exposure = crate::sys::ownership::data_file_exposure(file, &found)?;
     Some(Finding {
         area: Area::Files,
         problem: format!(
