@@ -34,10 +34,9 @@ impl World {
     /// Returns the state that a check uses.
     fn check(&self) -> u32 {
         let revisions = &self.keys.revisions;
-        let cached = self
-            .key_cache
-            .get(&fingerprint(0))
-            .filter(|key| revisions.is_current(&key.freshness, key.key_id, key.org_id));
+        let cached = self.key_cache.get(&fingerprint(0), |key| {
+            revisions.is_current(&key.freshness, || (key.key_id, key.org_id))
+        });
         let key = cached.unwrap_or_else(|| self.load());
         key.record.key.label.parse().unwrap()
     }

@@ -4,7 +4,7 @@ use keyguard_test_support::loom::{model, thread};
 
 use super::super::fixture::{Client, JANUARY_31, memory, rule};
 use super::*;
-use crate::counter::{SavedValue, Subject};
+use crate::counter::{Rule, SavedValue, Subject};
 use crate::time::ManualClock;
 
 /// Returns a limiter in which the counters exist, as for keys that are in the cache.
