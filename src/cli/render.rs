@@ -8,7 +8,7 @@ use comfy_table::{
 };
 use unicode_width::UnicodeWidthStr;
 
-use crate::input::text::is_hidden;
+use crate::input::text::push_escaped;
 
 /// The properties of the output that rendering depends on.
 #[derive(Clone, Copy, Debug)]
@@ -52,11 +52,7 @@ impl OutputStyle {
 pub(super) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        match c {
-            '\n' | '\r' | '\t' => shown.extend(c.escape_default()),
-            c if is_hidden(c) => shown.extend(c.escape_unicode()),
-            c => shown.push(c),
-        }
+        push_escaped(&mut shown, c);
     }
     shown
 }

@@ -41,6 +41,15 @@ fn is_blank(c: char) -> bool {
     c == '\u{2800}' || skeleton(c.encode_utf8(&mut [0; 4])).is_empty()
 }
 
+/// Adds a character to a text for one line of a terminal or a log: as an escape if it is hidden.
+pub(crate) fn push_escaped(text: &mut String, c: char) {
+    match c {
+        '\n' | '\r' | '\t' => text.extend(c.escape_default()),
+        c if is_hidden(c) => text.extend(c.escape_unicode()),
+        c => text.push(c),
+    }
+}
+
 /// Whether a character can make a terminal or web page do something other than display it: move the
 /// cursor, change colours, reverse the writing direction, break the line.
 pub(crate) fn is_hidden(c: char) -> bool {

@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use crate::input::text::is_hidden;
+use crate::input::text::push_escaped;
 use crate::model::key_text::without_keys;
 
 /// The largest number of characters. The longest texts are warnings about policies.
@@ -13,15 +13,11 @@ pub(super) fn safe_text(text: &str) -> String {
     let text = without_keys(text);
     let mut safe = String::with_capacity(text.len());
     for (number, c) in text.chars().enumerate() {
-        match c {
-            _ if number == MAX_CHARS => {
-                safe.push('…');
-                break;
-            }
-            '\n' | '\r' | '\t' => safe.extend(c.escape_default()),
-            c if is_hidden(c) => safe.extend(c.escape_unicode()),
-            c => safe.push(c),
+        if number == MAX_CHARS {
+            safe.push('…');
+            break;
         }
+        push_escaped(&mut safe, c);
     }
     safe
 }

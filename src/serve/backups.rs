@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use tokio::sync::watch;
 
-use super::settings::duration;
 use crate::guard::Topic;
 use crate::keyguard::KeyGuard;
 use crate::store::with_causes;
 use crate::sys::AtomicFile;
 use crate::time::Timestamp;
+use crate::time::duration::duration_argument;
 
 /// The longest pause between two looks at the calendar, which may be set.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ pub(crate) struct BackupSettings {
     #[arg(long, value_name = "DIR")]
     backup_dir: Option<PathBuf>,
     /// The time from one backup to the next
-    #[arg(long, value_name = "DURATION", default_value = "1 day", value_parser = duration, requires = "backup_dir")]
+    #[arg(long, value_name = "DURATION", default_value = "1 day", value_parser = duration_argument, requires = "backup_dir")]
     backup_every: Duration,
     /// The number of backups to keep in the directory; the oldest ones are deleted
     #[arg(

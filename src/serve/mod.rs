@@ -25,4 +25,4 @@ pub(crate) use self::demo::serve_demo;
 pub(crate) use self::error::ServeError;
 pub(crate) use self::listen::ListenAddr;
 pub(crate) use self::server::serve;
-pub(crate) use self::settings::{Settings, duration};
+pub(crate) use self::settings::Settings;

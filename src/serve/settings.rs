@@ -11,7 +11,7 @@ use super::listen::ListenAddr;
 use super::otlp::OtlpOpts;
 use super::tls::Tls;
 use crate::net::CidrSet;
-use crate::time::duration;
+use crate::time::duration::duration_argument;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Settings {
@@ -47,10 +47,10 @@ pub(crate) struct Settings {
     pub(super) max_body: usize,
     /// The time a client has to send the head of a request, to send its body, to send the next request,
     /// and to read a part of the response
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_argument)]
     pub(super) timeout: Duration,
     /// The time that requests have to finish when the server stops
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration_argument)]
     pub(super) grace: Duration,
     /// Log each HTTP request to this server, without its query, at the level info
     #[arg(long)]
@@ -66,9 +66,4 @@ fn mode(text: &str) -> Result<u32, String> {
         Ok(mode) if mode <= 0o777 => Ok(mode),
         _ => Err("expected up to three octal digits, such as 660".into()),
     }
-}
-
-/// Parses a duration of at least a second.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    duration::parse_bounded("duration", text).map_err(|error| error.to_string())
 }

@@ -162,6 +162,12 @@ pub(crate) fn parse_bounded(field: &'static str, text: &str) -> Result<Duration,
     })
 }
 
+/// Parses an argument of the command line by [`parse_bounded`].
+#[cfg(feature = "cli")]
+pub(crate) fn duration_argument(text: &str) -> Result<Duration, String> {
+    parse_bounded("duration", text).map_err(|error| error.to_string())
+}
+
 fn is_within_bounds(duration: &Duration) -> bool {
     (Duration::from_secs(1)..=LONGEST).contains(duration)
 }

@@ -20,7 +20,7 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::model::{Area, Condition};
 use crate::policy::{self, CompiledPolicy};
 use crate::store::OpenError;
-use crate::time::duration::parse_bounded;
+use crate::time::duration::duration_argument;
 
 const EXAMPLES: &str = "Examples:
   keyguard doctor
@@ -41,10 +41,10 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "AREA", value_delimiter = ',', value_parser = area())]
     ignore: Vec<Area>,
     /// Report active keys that were not used for so long
-    #[arg(long, value_name = "DURATION", default_value = "90 days", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "90 days", value_parser = duration_argument)]
     unused_for: Duration,
     /// Report active keys that expire so soon
-    #[arg(long, value_name = "DURATION", default_value = "14 days", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "14 days", value_parser = duration_argument)]
     expires_within: Duration,
 }
 
@@ -56,10 +56,6 @@ fn area() -> impl TypedValueParser<Value = Area> {
             .find(|area| area.as_str() == name)
             .ok_or("unknown area")
     })
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_bounded("duration", text).map_err(|error| error.to_string())
 }
 
 /// A condition, and the command that mends it.

@@ -18,10 +18,11 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::{Config, RateLimitHeaders};
 use crate::limiter::Fallback;
 use crate::log::Event;
-use crate::serve::{self, ServeError, Settings, duration};
+use crate::serve::{self, ServeError, Settings};
 use crate::sink::JsonLines;
 #[cfg(feature = "redis")]
 use crate::sink::RedisStream;
+use crate::time::duration::duration_argument;
 
 const EXAMPLES: &str = "Examples:
   keyguard serve
@@ -74,7 +75,7 @@ struct BackendOpts {
     #[arg(long, value_name = "POLICY", default_value = "local", value_parser = fallback)]
     limiter_fallback: Fallback,
     /// How long known keys are accepted while PostgreSQL is unavailable
-    #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1min", value_parser = duration_argument)]
     max_key_staleness: Duration,
     /// The number of connections to PostgreSQL
     #[arg(long, value_name = "NUMBER", default_value = "8")]
@@ -176,6 +177,6 @@ fn deadline(text: &str) -> Result<Duration, String> {
             millis.map(Duration::from_millis).map_err(|_| expected())
         }
         None if text.ends_with(|c: char| c.is_ascii_digit()) => Err(expected()),
-        None => duration(text).map_err(|_| expected()),
+        None => duration_argument(text).map_err(|_| expected()),
     }
 }
