@@ -241,7 +241,8 @@ fn masked(output: &str) -> String {
     text
 }
 
-/// Replaces the digits of words such as `2026-11-26T14:48:20Z`, `11-26` and `14:48` by zeros.
+/// Replaces the digits of words such as `2026-11-26T14:48:20Z`, `11-26` and `14:48` by zeros, and removes
+/// fractions of seconds, which have up to three digits.
 fn mask_times(line: &str) -> String {
     let is_part = |c: char| c.is_ascii_digit() || "-:.TZ".contains(c);
     let mut out = String::new();
@@ -255,14 +256,26 @@ fn mask_times(line: &str) -> String {
         let is_time = word.starts_with(|c: char| c.is_ascii_digit())
             && word.contains(['-', ':'])
             && word.matches('.').count() < 2;
-        out.extend(word.chars().map(|c| {
-            if is_time && c.is_ascii_digit() {
-                '0'
-            } else {
-                c
-            }
-        }));
+        if is_time {
+            let (word, fraction) = word.split_once('.').unwrap_or((word, ""));
+            let word = word.replace(|c: char| c.is_ascii_digit(), "0");
+            out += &(word + fraction.trim_start_matches(|c: char| c.is_ascii_digit()));
+        } else {
+            out += word;
+        }
         rest = after;
     }
     out
+}
+
+#[test]
+fn times_are_masked_whatever_their_digits() {
+    for time in ["14:48:20Z", "14:48:20.7Z", "14:48:20.78Z", "09:07:03.391Z"] {
+        let line = format!("\"created_at\":\"2026-11-26T{time}\",\"id\":2");
+        assert_eq!(
+            mask_times(&line),
+            "\"created_at\":\"0000-00-00T00:00:00Z\",\"id\":2"
+        );
+    }
+    assert_eq!(mask_times("127.0.0.1, 1.5 MiB"), "127.0.0.1, 1.5 MiB");
 }
