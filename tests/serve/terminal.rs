@@ -109,12 +109,14 @@ fn picture(screen: &str) -> Vec<u8> {
         .replace("\u{1b}[0m", "</b>");
     let style = "margin: 0; padding: 16px; background: #14181f; color: #d7dce4; \
                  font: 14px/18px 'DejaVu Sans Mono', monospace";
-    let page = format!("<pre>{}</pre>", bold.trim());
+    let page = format!("<pre style='margin: 0'>{}</pre>", bold.trim());
+    // The padding, and 18 pixels for each line.
+    let height = 32 + 18 * bold.trim().lines().count() as u32;
     browser.run(&format!(
         "document.body.style.cssText = {}; document.body.innerHTML = {};",
         json!(style),
         json!(page)
     ));
-    browser.resize(960, 700);
+    browser.resize(960, height);
     browser.screenshot()
 }
