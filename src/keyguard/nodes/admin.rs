@@ -3,8 +3,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::sleep;
-
 use super::model::{Item, Key};
 use super::shared::{GOOD, Node, ORGS, Shared, address};
 use crate::admin::{AdminError, CreateKey, CreatedKey};
@@ -22,29 +20,31 @@ const LIMITS: [(usize, u64, &str); 4] = [
 /// The most keys of a world.
 const KEYS: usize = 12;
 
-/// How often a node stores usage.
-const ROUND: Duration = Duration::from_millis(200);
-
 /// Stores the usage of a node until the world is over.
 pub(super) async fn write(shared: Rc<Shared>, node: Rc<Node>) {
-    while !shared.is_over.get() {
-        sleep(ROUND).await;
-        let _storing = node.storing.lock().await;
-        let Some(mut writer) = node.writer.take() else {
-            return;
-        };
-        let recorded = shared.model.borrow().recorded_by(node.id);
-        let round = simulation::run_blocking(move || {
-            let stored = writer();
-            (writer, stored)
-        });
-        let (writer, stored) = round.await;
-        node.writer.replace(Some(writer));
-        match stored {
-            Ok(()) => shared.model.borrow_mut().store(node.id, recorded),
-            Err(error) => shared.step(|| format!("{} cannot store: {error}", node.id)),
+    while !shared.is_over.get() && !node.is_stopping.get() {
+        shared.sleep(&shared.pace.round).await;
+        if let Err(error) = store(&shared, &node).await {
+            shared.step(|| format!("{} cannot store: {error}", node.id));
         }
     }
+}
+
+/// Stores what a node has recorded.
+pub(super) async fn store(shared: &Shared, node: &Node) -> Result<(), String> {
+    let _storing = node.storing.lock().await;
+    let mut writer = node.writer.take().unwrap();
+    let recorded = shared.model.borrow().recorded_by(node.id);
+    let round = simulation::run_blocking(move || {
+        let stored = writer();
+        (writer, stored)
+    });
+    let (writer, stored) = round.await;
+    node.writer.replace(Some(writer));
+    if stored.is_ok() {
+        shared.model.borrow_mut().store(node.id, recorded);
+    }
+    stored
 }
 
 /// Changes things, one after another.
@@ -54,7 +54,7 @@ impl Administrator {
     pub(super) async fn run(self) {
         let shared = &self.0;
         while !shared.is_over.get() {
-            sleep(Duration::from_millis(shared.below(2_000))).await;
+            shared.sleep(&shared.pace.change).await;
             let (node, keys) = (shared.node(), shared.model.borrow().keys.len());
             match shared.below(12) {
                 0 if keys < KEYS => self.create_key(&node).await,

@@ -1,31 +1,26 @@
 //! Clients.
 
 use std::rc::Rc;
-use std::time::Duration;
 
-use tokio::time::sleep;
-
-use super::model::{NodeId, Presented, Sent};
-use super::shared::{ADDRESSES, GOOD, Shared, address};
+use super::model::{Presented, Sent};
+use super::shared::{ADDRESSES, GOOD, Node, Shared, address};
 use crate::guard::{Grant, Request};
-use crate::keyguard::KeyGuard;
 use crate::model::KeyId;
 
 /// Sends requests to a node, one after another.
 pub(super) struct Client {
     pub(super) shared: Rc<Shared>,
-    pub(super) node: NodeId,
-    pub(super) kg: KeyGuard,
+    pub(super) node: Rc<Node>,
 }
 
 impl Client {
     pub(super) async fn run(self) {
-        while !self.shared.is_over.get() {
-            let pause = match self.shared.one_in(30) {
-                true => self.shared.below(5_000),
-                false => self.shared.below(60),
-            };
-            sleep(Duration::from_millis(pause)).await;
+        let shared = &self.shared;
+        while !shared.is_over.get() && !self.node.is_stopping.get() {
+            match shared.one_in(30) {
+                true => shared.sleep(&(0..5_000)).await,
+                false => shared.sleep(&shared.pace.request).await,
+            }
             self.request().await;
         }
     }
@@ -38,11 +33,11 @@ impl Client {
             Some(_) => shared.index(GOOD),
             None => GOOD + shared.index(ADDRESSES - GOOD),
         };
-        let sent = (shared.model.borrow_mut()).send(self.node, from, key, shared.now());
+        let sent = (shared.model.borrow_mut()).send(self.node.id, from, key, shared.now());
         let (text, id) = self.presented(sent);
         let headers = [("X-API-Key", text.as_str())];
         let request = Request::new(&headers, address(from), "/");
-        let outcome = self.kg.decide_async(request).await;
+        let outcome = self.node.kg.decide_async(request).await;
         self.note_fallbacks();
         let reason = match &outcome {
             Ok(_) => Ok(()),
@@ -61,7 +56,7 @@ impl Client {
         let found = grant.key().map(|key| key.id);
         let is_right = (found == id).then_some(());
         shared.expect(is_right.ok_or_else(|| format!("{sent:?}: granted to {found:?}")));
-        sleep(Duration::from_millis(shared.below(100))).await;
+        shared.sleep(&(0..100)).await;
         grant.finish(200);
         shared.model.borrow_mut().record(sent);
     }
@@ -78,9 +73,9 @@ impl Client {
     }
 
     fn note_fallbacks(&self) {
-        let redis = self.kg.backends().into_iter();
+        let redis = self.node.kg.backends().into_iter();
         let fallbacks = redis.map(|backend| backend.fallbacks).sum();
         let (shared, now) = (&self.shared, self.shared.now());
-        (shared.model.borrow_mut()).note_fallbacks(self.node, fallbacks, now);
+        (shared.model.borrow_mut()).note_fallbacks(self.node.id, fallbacks, now);
     }
 }

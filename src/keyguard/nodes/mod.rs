@@ -1,10 +1,12 @@
 //! Several nodes over one Redis and one PostgreSQL, simulated from a seed and compared with a naive
-//! model: delays, losses, partitions, crashes of servers, kills and restarts of nodes.
+//! model: delays, losses, partitions, lost replies, crashes of servers, stops, kills and restarts of nodes.
 //!
 //! The simulation begins at the byte streams: the pools, drivers and protocols of both clients, the
 //! script of the limits, the feed of changes and the writer of usage are the real ones; network and
 //! servers are those of `keyguard_test_support::simulated`, under simulated time. Not simulated are threads,
 //! since one runs at a time, and statements of PostgreSQL that only list, prune or import.
+//!
+//! Every second world is slow, so that its steps last longer than cached keys may be used.
 //!
 //! `SIMULATION_SEED=N` simulates that one world and prints what happens; with `SIMULATION_WORLDS=N`, so
 //! many worlds from that seed on, silently.
@@ -13,6 +15,7 @@ mod admin;
 mod client;
 mod faults;
 mod model;
+mod pace;
 mod shared;
 mod world;
 

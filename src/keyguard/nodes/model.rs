@@ -121,8 +121,10 @@ impl History {
 /// What a node can know.
 struct View {
     node: NodeId,
-    /// Since when it is in contact with PostgreSQL.
-    in_contact_since: Option<Time>,
+    /// When it had read everything at its start.
+    opened: Option<Time>,
+    /// From when on it works as usual, if its contact with PostgreSQL lasts.
+    usual_from: Option<Time>,
     /// Whether it knows everything after [`STALENESS`], even without contact.
     is_bounded: bool,
 }
@@ -133,13 +135,12 @@ impl View {
         let Some(done) = change.done else {
             return false;
         };
-        let from_feed = self
-            .in_contact_since
-            .map(|since| match since + RECOVERY <= change.sent {
-                true => done + PROMPTLY,
-                false => done.max(since) + RECOVERY,
-            });
+        let from_feed = self.usual_from.map(|usual_from| match usual_from {
+            _ if usual_from <= change.sent => done + PROMPTLY,
+            _ => usual_from.max(done + RECOVERY),
+        });
         self.node == change.node && done <= now
+            || self.opened.is_some_and(|opened| done <= opened)
             || self.is_bounded && done + STALENESS <= now
             || from_feed.is_some_and(|known_at| known_at <= now)
     }
@@ -193,8 +194,10 @@ pub(super) struct Sent {
 
 #[derive(Default)]
 pub(super) struct Node {
+    /// What was changed until then is known to it from its start on.
+    opened: Option<Time>,
     killed: Option<Time>,
-    /// Since when it is in undisturbed contact with a server.
+    /// From when on it works as usual, for each server with which it is in contact.
     contact: BTreeMap<Server, Time>,
     fallbacks: u64,
     /// Recorded requests, and how many of them are certainly stored.
@@ -214,8 +217,8 @@ pub(super) struct Model {
     pub(super) nodes: Vec<Node>,
     fell_back: Option<Time>,
     flushes: Vec<Time>,
-    /// Recorded requests that a kill may have lost.
-    pub(super) may_be_lost: u64,
+    /// The last crash of a server.
+    crashed: Option<Time>,
 }
 
 impl Model {
@@ -229,7 +232,7 @@ impl Model {
             nodes: Vec::new(),
             fell_back: None,
             flushes: Vec::new(),
-            may_be_lost: 0,
+            crashed: None,
         }
     }
 
@@ -248,18 +251,27 @@ impl Model {
         self.nodes.len() - 1
     }
 
+    /// A node was opened from `start` to `now`. Unless a server crashed meanwhile, it has read everything,
+    /// and follows changes.
+    pub(super) fn opened(&mut self, node: NodeId, start: Time, now: Time) {
+        if self.crashed.is_none_or(|at| at < start) {
+            let node = &mut self.nodes[node];
+            node.opened = Some(start);
+            node.contact.insert(Server::Postgres, now);
+        }
+    }
+
     pub(super) fn kill(&mut self, node: NodeId, now: Time) {
         let node = &mut self.nodes[node];
         node.killed = Some(now);
         node.contact.clear();
-        self.may_be_lost += node.recorded - node.stored;
     }
 
-    /// A node is in contact with a server from now on, or is not.
-    pub(super) fn set_contact(&mut self, node: NodeId, server: Server, since: Option<Time>) {
+    /// A node is in contact with a server, and works as usual from a time on if that lasts; or is not.
+    pub(super) fn set_contact(&mut self, node: NodeId, server: Server, usual_from: Option<Time>) {
         let contact = &mut self.nodes[node].contact;
-        match since {
-            Some(since) => contact.insert(server, since),
+        match usual_from {
+            Some(usual_from) => contact.insert(server, usual_from),
             None => contact.remove(&server),
         };
     }
@@ -273,8 +285,18 @@ impl Model {
         self.flushes.push(now);
     }
 
+    /// A server has lost all connections.
+    pub(super) fn crash(&mut self, now: Time) {
+        self.crashed = Some(now);
+    }
+
     pub(super) fn recorded(&self) -> u64 {
         self.nodes.iter().map(|node| node.recorded).sum()
+    }
+
+    /// The number of requests that are certainly stored.
+    pub(super) fn stored(&self) -> u64 {
+        self.nodes.iter().map(|node| node.stored).sum()
     }
 
     pub(super) fn recorded_by(&self, node: NodeId) -> u64 {
@@ -298,17 +320,20 @@ impl Model {
     fn is_calm(&self, node: NodeId, start: Time) -> bool {
         let contact = &self.nodes[node].contact;
         let is_calm = |server| {
-            contact
-                .get(&server)
-                .is_some_and(|&since| since + RECOVERY <= start)
+            let usual_from = contact.get(&server);
+            usual_from.is_some_and(|usual_from| *usual_from <= start)
         };
         is_calm(Server::Postgres) && is_calm(Server::Redis)
     }
 
     fn view(&self, node: NodeId, is_bounded: bool) -> View {
+        let Node {
+            opened, contact, ..
+        } = &self.nodes[node];
         View {
             node,
-            in_contact_since: self.nodes[node].contact.get(&Server::Postgres).copied(),
+            opened: *opened,
+            usual_from: contact.get(&Server::Postgres).copied(),
             is_bounded,
         }
     }

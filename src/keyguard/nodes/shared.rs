@@ -4,17 +4,20 @@ use std::cell::{Cell, RefCell};
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use keyguard_test_support::Random;
-use keyguard_test_support::simulated::{Condition, Network};
+use keyguard_test_support::simulated::{Condition, Network, Postgres, Redis};
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 
-use super::model::{Model, NodeId, Server, Time};
+use super::model::{Model, NodeId, RECOVERY, Server, Time};
+use super::pace::Pace;
 use crate::keyguard::KeyGuard;
 use crate::limiter::Fallback;
-use crate::model::{KeyPrefix, OrgId, PlainKey};
+use crate::model::{KeyPrefix, OrgId, PlainKey, Secret};
 use crate::sys::Instant;
 use crate::sys::simulation::{self, WriterRound};
 
@@ -27,7 +30,10 @@ pub(super) const ADDRESSES: usize = 6;
 pub(super) struct Shared {
     start: Instant,
     random: RefCell<Random>,
+    pub(super) pace: &'static Pace,
     pub(super) network: Rc<Network>,
+    pub(super) postgres: Rc<Postgres>,
+    pub(super) redis: Rc<Redis>,
     pub(super) model: RefCell<Model>,
     pub(super) orgs: RefCell<Vec<OrgId>>,
     /// A well-formed key that is not stored.
@@ -50,22 +56,31 @@ pub(super) struct Node {
     pub(super) writer: RefCell<Option<WriterRound>>,
     /// Held by what changes locks, because the guard would block its thread.
     pub(super) storing: Mutex<()>,
+    /// Whether its tasks end.
+    pub(super) is_stopping: Cell<bool>,
     /// Killed with the node.
     pub(super) tasks: RefCell<Vec<AbortHandle>>,
 }
 
 impl Shared {
     pub(super) fn new(
+        seed: u64,
         mut random: Random,
         network: Rc<Network>,
+        secret: &str,
         fallback: Fallback,
         is_traced: bool,
     ) -> Self {
         let unknown = PlainKey::generate(&KeyPrefix::default()).unwrap();
         let random = Random(random.next_u64());
+        let secret = Secret::from(secret).fingerprint();
+        let secret = blake3::Hash::from_bytes(secret.0).to_hex().to_string();
         Self {
             start: Instant::now(),
             random: RefCell::new(random),
+            pace: Pace::of(seed),
+            postgres: Postgres::serve(&network, secret),
+            redis: Redis::serve(&network),
             network,
             model: RefCell::new(Model::new(fallback, ORGS, ADDRESSES)),
             orgs: RefCell::default(),
@@ -90,6 +105,12 @@ impl Shared {
 
     pub(super) fn one_in(&self, n: u64) -> bool {
         self.below(n) == 0
+    }
+
+    /// Lets some milliseconds of a range pass.
+    pub(super) async fn sleep(&self, millis: &Range<u64>) {
+        let millis = millis.start + self.below(millis.end - millis.start);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
     }
 
     pub(super) fn index(&self, len: usize) -> usize {
@@ -135,12 +156,13 @@ impl Shared {
     /// Changes the way from a node to a server.
     pub(super) fn set(&self, node: NodeId, server: Server, condition: Condition) {
         self.network.set(&host(node, server), condition);
-        let since = (condition == Condition::Up).then(|| self.now());
-        self.model.borrow_mut().set_contact(node, server, since);
+        let usual_from = (condition == Condition::Up).then(|| self.now() + RECOVERY);
+        (self.model.borrow_mut()).set_contact(node, server, usual_from);
     }
 
     /// Ends all faults.
     pub(super) fn heal(&self) {
+        self.postgres.lose_commits(false);
         for node in self.nodes.borrow().iter() {
             for server in [Server::Postgres, Server::Redis] {
                 let is_in_contact = self.model.borrow().is_in_contact(node.id, server);

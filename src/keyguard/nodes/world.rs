@@ -1,10 +1,11 @@
 //! The nodes and their servers, from the start to the end.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use keyguard_test_support::Random;
-use keyguard_test_support::simulated::{Condition, Network, Postgres, Redis};
+use keyguard_test_support::simulated::{Condition, Network};
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 
@@ -16,7 +17,7 @@ use super::shared::{ADDRESSES, GOOD, Node, ORGS, Shared, address, host};
 use crate::guard::{Config, Request};
 use crate::keyguard::KeyGuard;
 use crate::limiter::Fallback;
-use crate::model::{Reason, Secret};
+use crate::model::Reason;
 use crate::sys::simulation;
 
 const SECRET: &str = "a secret of several nodes";
@@ -34,23 +35,16 @@ const ADMINISTRATORS: usize = 2;
 
 pub(super) struct World {
     shared: Rc<Shared>,
-    postgres: Rc<Postgres>,
-    redis: Rc<Redis>,
     fallback: Fallback,
 }
 
 impl World {
     pub(super) fn new(seed: u64, network: Rc<Network>, is_traced: bool) -> Self {
-        let secret = Secret::from(SECRET).fingerprint();
-        let secret = blake3::Hash::from_bytes(secret.0).to_hex().to_string();
         let mut random = Random(!seed);
         let fallback = random.pick(&[Fallback::Local, Fallback::Deny, Fallback::Allow]);
-        let world = Self {
-            postgres: Postgres::serve(&network, secret),
-            redis: Redis::serve(&network),
-            shared: Rc::new(Shared::new(random, network, fallback, is_traced)),
-            fallback,
-        };
+        let shared = Shared::new(seed, random, network, SECRET, fallback, is_traced);
+        let shared = Rc::new(shared);
+        let world = Self { shared, fallback };
         for _ in 0..NODES {
             world.open();
         }
@@ -76,28 +70,28 @@ impl World {
     /// Lets a number of things happen.
     pub(super) fn run(&self, steps: u64) {
         let shared = &self.shared;
-        let faults = Faults {
-            shared: Rc::clone(shared),
-            postgres: Rc::clone(&self.postgres),
-            redis: Rc::clone(&self.redis),
-        };
-        let faults = simulation::spawn(faults.run());
+        let faults = simulation::spawn(Faults(Rc::clone(shared)).run());
         for _ in 0..ADMINISTRATORS {
             simulation::spawn(Administrator(Rc::clone(shared)).run());
         }
         while shared.steps() < steps {
             simulation::wait(Duration::from_millis(1 + shared.below(200)));
             if shared.one_in(200) {
-                self.kill(shared.index(NODES));
+                let index = shared.index(NODES);
+                if shared.one_in(2) {
+                    self.stop(index);
+                }
+                self.kill(index);
                 self.start(&self.open());
             }
             shared.assert_right();
+            self.check_totals();
         }
         faults.abort();
     }
 
-    /// Ends all faults, and checks that all nodes agree without a restart. Returns a hash of all that
-    /// happened.
+    /// Ends all faults, and checks that all nodes agree without a restart, and one that is new. Returns a
+    /// hash of all that happened.
     pub(super) fn finish(&self) -> u64 {
         let shared = &self.shared;
         shared.heal();
@@ -106,12 +100,13 @@ impl World {
         simulation::wait(RECOVERY);
         for _ in 0..2 {
             for node in shared.nodes.borrow().iter() {
-                let mut writer = node.writer.borrow_mut();
-                writer.as_mut().unwrap()().unwrap();
+                simulation::block_on(admin::store(shared, node)).unwrap();
             }
             simulation::wait(Duration::from_secs(1));
         }
         shared.assert_right();
+        self.open();
+        simulation::wait(Duration::from_secs(1));
         self.check_health();
         self.check_totals();
         self.check_agreement();
@@ -121,7 +116,7 @@ impl World {
     // Nodes
 
     fn open(&self) -> Rc<Node> {
-        let shared = &self.shared;
+        let (shared, start) = (&self.shared, self.shared.now());
         let id = shared.model.borrow_mut().open();
         shared.step(|| format!("open {id}"));
         let config = Config::new(SECRET)
@@ -142,11 +137,13 @@ impl World {
             kg: KeyGuard::open(url, config).unwrap(),
             writer: Some(simulation::take_writer()).into(),
             storing: Mutex::default(),
+            is_stopping: Cell::new(false),
             tasks: Vec::new().into(),
         });
         for server in [Server::Postgres, Server::Redis] {
             shared.set(id, server, Condition::Up);
         }
+        (shared.model.borrow_mut()).opened(id, start, shared.now());
         shared.nodes.borrow_mut().push(Rc::clone(&node));
         node
     }
@@ -158,11 +155,23 @@ impl World {
         for _ in 0..CLIENTS {
             let client = Client {
                 shared: Rc::clone(&self.shared),
-                node: node.id,
-                kg: node.kg.clone(),
+                node: Rc::clone(node),
             };
             tasks.push(simulation::spawn(client.run()));
         }
+    }
+
+    /// Ends all requests of a node, and stores its usage if that is possible now.
+    fn stop(&self, index: usize) {
+        let shared = &self.shared;
+        let node = Rc::clone(&shared.nodes.borrow()[index]);
+        shared.step(|| format!("stop {}", node.id));
+        node.is_stopping.set(true);
+        while !node.tasks.borrow().iter().all(AbortHandle::is_finished) {
+            simulation::wait(Duration::from_millis(100));
+        }
+        let stored = simulation::block_on(admin::store(shared, &node));
+        shared.step(|| format!("stopped {}: {stored:?}", node.id));
     }
 
     fn kill(&self, index: usize) {
@@ -188,20 +197,20 @@ impl World {
         }
     }
 
-    /// All recorded requests are stored once, except some of killed nodes.
+    /// Whatever a node has acknowledged as stored is stored, and nothing twice.
     fn check_totals(&self) {
-        let (model, tables) = (self.shared.model.borrow(), self.postgres.tables());
+        let (model, tables) = (self.shared.model.borrow(), self.shared.postgres.tables());
         let stored = tables.total("requests") + tables.total("dropped");
-        let (recorded, lost) = (model.recorded(), model.may_be_lost);
+        let expected = model.stored()..=model.recorded();
         assert!(
-            (recorded - lost..=recorded).contains(&stored),
-            "{stored} requests are stored of {recorded}, of which {lost} may be lost"
+            expected.contains(&stored),
+            "{stored} requests are stored, and not {expected:?}"
         );
     }
 
     fn check_agreement(&self) {
         let (shared, model) = (&self.shared, self.shared.model.borrow());
-        let locks = self.postgres.tables().lock_count();
+        let locks = shared.postgres.tables().lock_count();
         for node in shared.nodes.borrow().iter() {
             assert_eq!(
                 node.kg.admin().list_blocks().len(),

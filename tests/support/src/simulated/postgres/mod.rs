@@ -30,6 +30,19 @@ pub struct Postgres {
     /// The sessions that receive notifications.
     listening: RefCell<BTreeMap<i32, Outbox>>,
     last_pid: Cell<i32>,
+    is_losing_commits: Cell<bool>,
+    /// The number of commits asked for while they are lost.
+    lost_commits: Cell<u64>,
+}
+
+/// What a commit comes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Commit {
+    Acknowledged,
+    /// It is durable, and the session ends without a reply.
+    Unacknowledged,
+    /// The session ends before it.
+    Lost,
 }
 
 impl Postgres {
@@ -43,6 +56,8 @@ impl Postgres {
             sessions: RefCell::default(),
             listening: RefCell::default(),
             last_pid: Cell::new(0),
+            is_losing_commits: Cell::new(false),
+            lost_commits: Cell::new(0),
         });
         let server = Rc::clone(&postgres);
         network.serve("postgres", move |stream| Rc::clone(&server).accept(stream));
@@ -59,6 +74,25 @@ impl Postgres {
         self.listening.take();
         for session in self.sessions.take().into_values() {
             session.abort();
+        }
+    }
+
+    /// From now on, two of three sessions that commit end without a reply: one after its commit is durable,
+    /// and one before. Or again none.
+    pub fn lose_commits(&self, is_losing: bool) {
+        self.is_losing_commits.set(is_losing);
+    }
+
+    fn next_commit(&self) -> Commit {
+        if !self.is_losing_commits.get() {
+            return Commit::Acknowledged;
+        }
+        let number = self.lost_commits.get();
+        self.lost_commits.set(number + 1);
+        match number % 3 {
+            0 => Commit::Unacknowledged,
+            1 => Commit::Lost,
+            _ => Commit::Acknowledged,
         }
     }
 

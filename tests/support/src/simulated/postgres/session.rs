@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 
 use super::statements::{self, Call, Outcome, Statement};
-use super::{Outbox, Postgres, Tables};
+use super::{Commit, Outbox, Postgres, Tables};
 
 /// How long a transaction may wait for its client.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(30);
@@ -30,6 +30,8 @@ pub(super) struct Session {
     /// Whether messages are skipped until the next `Sync`.
     is_skipping: bool,
     is_copying: bool,
+    /// Whether it ends without another reply.
+    is_ending: bool,
 }
 
 #[derive(Default)]
@@ -68,6 +70,7 @@ impl Session {
             statement_timeout: Duration::MAX,
             is_skipping: false,
             is_copying: false,
+            is_ending: false,
         }
     }
 
@@ -87,7 +90,7 @@ impl Session {
             reply.put_i32(0);
         });
         self.send_ready();
-        loop {
+        while !self.is_ending {
             let longest = match self.transaction {
                 Some(_) => IDLE_IN_TRANSACTION,
                 None => Duration::from_secs(1_000_000),
@@ -102,6 +105,7 @@ impl Session {
             }
             self.handle(tag, body).await;
         }
+        Ok(())
     }
 
     async fn message(&mut self) -> io::Result<(u8, Bytes)> {
@@ -121,9 +125,11 @@ impl Session {
             b'S' | b'H' => {}
             b'Q' => {
                 let sql = text(&mut body);
-                if let Err(error) = self.simple(&sql).await {
-                    self.fail(error);
+                self.simple(&sql).await;
+                if self.is_ending {
+                    return;
                 }
+                self.send_complete(0);
                 self.is_skipping = false;
                 self.send_ready();
             }
@@ -156,7 +162,7 @@ impl Session {
     }
 
     /// Runs statements without parameters.
-    async fn simple(&mut self, sql: &str) -> Result<(), SqlError> {
+    async fn simple(&mut self, sql: &str) {
         if let Some((_, rest)) = sql.split_once("SET statement_timeout = ") {
             self.statement_timeout = Duration::from_millis(rest.parse().unwrap());
         } else if sql.starts_with("BEGIN") {
@@ -167,7 +173,11 @@ impl Session {
                 && sql == "COMMIT"
                 && !transaction.has_failed
             {
-                self.commit(writing).await;
+                let commit = self.server.next_commit();
+                self.is_ending = commit != Commit::Acknowledged;
+                if commit != Commit::Lost {
+                    self.commit(writing).await;
+                }
             }
         } else if sql.starts_with("LISTEN") {
             let mut listening = self.server.listening.borrow_mut();
@@ -187,8 +197,6 @@ impl Session {
                 || sql.starts_with("SET LOCAL lock_timeout");
             assert!(is_known, "unknown: {sql}");
         }
-        self.send_complete(0);
-        Ok(())
     }
 
     fn describe(&mut self, body: Bytes) {

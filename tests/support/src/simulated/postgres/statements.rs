@@ -1,6 +1,7 @@
 //! The statements of KeyGuard: their types, and their effects on [`Tables`].
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -179,7 +180,11 @@ pub(super) fn named(sql: &str) -> Statement {
         write("", "", |_, _| affected(1))
     } else if is("INSERT INTO organizations") {
         write("json", "", |tables, call| {
-            put(&mut tables.orgs, call, &["status", "limits", "overrides"])
+            put(
+                Rc::make_mut(&mut tables.orgs),
+                call,
+                &["status", "limits", "overrides"],
+            )
         })
     } else if is("INSERT INTO api_keys") {
         const CHANGED: &[&str] = &[
@@ -194,7 +199,7 @@ pub(super) fn named(sql: &str) -> Statement {
             "overrides",
         ];
         write("json", "", |tables, call| {
-            put(&mut tables.keys, call, CHANGED)
+            put(Rc::make_mut(&mut tables.keys), call, CHANGED)
         })
     } else if is("INSERT INTO keyguard_credentials") {
         let params = "bytea[] int8[] int2[] int4[] timestamptz[] timestamptz[]";
@@ -236,19 +241,22 @@ pub(super) fn named(sql: &str) -> Statement {
             "",
             |tables, call| {
                 let (ids, locks): (Vec<Vec<u8>>, Vec<Vec<u8>>) = (call.get(0), call.get(1));
-                tables.locks.extend(ids.into_iter().zip(locks));
+                Rc::make_mut(&mut tables.locks).extend(ids.into_iter().zip(locks));
                 affected(1)
             },
         )
     } else if is("DELETE FROM keyguard_locks") {
         write("bytea[]", "", |tables, call| {
             let ids: Vec<Vec<u8>> = call.get(0);
-            tables.locks.retain(|id, _| !ids.contains(id));
+            Rc::make_mut(&mut tables.locks).retain(|id, _| !ids.contains(id));
             affected(ids.len())
         })
     } else if is("INSERT INTO keyguard_batches") {
         write("bytea int8", "", |tables, call| {
-            let is_new = tables.batches.insert((call.get(0), call.get(1)));
+            let sequence: i64 = call.get(1);
+            let last = tables.batches.entry(call.get(0)).or_default();
+            let is_new = *last < sequence;
+            *last = sequence.max(*last);
             affected(is_new.into())
         })
     } else if is("COPY usage_logs") {
@@ -431,22 +439,23 @@ fn insert_credentials(tables: &mut Tables, call: &Call<'_>) -> Outcome {
     let (hashes, keys): (Vec<Vec<u8>>, Vec<i64>) = (call.get(0), call.get(1));
     let schemes: Vec<i16> = call.get(2);
     let expire: Vec<Option<OffsetDateTime>> = call.get(5);
-    let before = tables.credentials.len();
+    let credentials = Rc::make_mut(&mut tables.credentials);
+    let before = credentials.len();
     for (index, hash) in hashes.into_iter().enumerate() {
-        tables.credentials.entry(hash).or_insert(Credential {
+        credentials.entry(hash).or_insert(Credential {
             key_id: keys[index],
             scheme: schemes[index],
             expires_at: expire[index],
         });
     }
-    affected(tables.credentials.len() - before)
+    affected(credentials.len() - before)
 }
 
 fn publish(tables: &mut Tables, call: &Call<'_>) -> Outcome {
     let (kinds, subjects): (Vec<String>, Vec<Option<i64>>) = (call.get(1), call.get(2));
     let locks: Vec<Option<Vec<u8>>> = call.get(3);
     for ((kind, subject), lock) in kinds.into_iter().zip(subjects).zip(locks) {
-        tables.changes.push(Change {
+        Rc::make_mut(&mut tables.changes).push(Change {
             generation: call.get(0),
             kind,
             subject,

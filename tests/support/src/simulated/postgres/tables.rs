@@ -1,11 +1,13 @@
 //! The tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use serde_json::Value;
 use time::OffsetDateTime;
 
-/// All rows. Tables that nothing reads back (raw usage, hours, days, minutes, audit) have none.
+/// All rows. Tables that nothing reads back (raw usage, hours, days, minutes, audit) have none. A
+/// transaction copies only the large tables that it changes.
 #[derive(Clone, Default)]
 pub struct Tables {
     pub(super) meta: BTreeMap<String, String>,
@@ -13,14 +15,15 @@ pub struct Tables {
     pub(super) last_org_id: i64,
     pub(super) last_key_id: i64,
     /// Rows as JSON objects, by id.
-    pub(super) orgs: BTreeMap<i64, Value>,
-    pub(super) keys: BTreeMap<i64, Value>,
-    pub(super) credentials: BTreeMap<Vec<u8>, Credential>,
-    pub(super) changes: Vec<Change>,
-    pub(super) locks: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) orgs: Rc<BTreeMap<i64, Value>>,
+    pub(super) keys: Rc<BTreeMap<i64, Value>>,
+    pub(super) credentials: Rc<BTreeMap<Vec<u8>, Credential>>,
+    pub(super) changes: Rc<Vec<Change>>,
+    pub(super) locks: Rc<BTreeMap<Vec<u8>, Vec<u8>>>,
     /// The used amount and the time, by subject and counter.
     pub(super) balances: BTreeMap<(i64, Vec<u8>), (i64, i64)>,
-    pub(super) batches: BTreeSet<(Vec<u8>, i64)>,
+    /// The last batch of each node, whose numbers ascend.
+    pub(super) batches: BTreeMap<Vec<u8>, i64>,
     pub(super) totals: BTreeMap<String, i64>,
     pub(super) key_totals: BTreeMap<i64, i64>,
     /// The session of a transaction that notifies when it commits.
