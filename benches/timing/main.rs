@@ -3,7 +3,11 @@
 //! Measures single checks of two classes of keys in random order, and compares both samples by Welch's
 //! *t*-test, also without their slowest parts, as dudect does (Reparaz, Balasch, Verbauwhede: *Dude, is my
 //! code constant time?*, DATE 2017). |t| grows with the root of the number of checks if the means differ.
-//! Above 10 the classes are told apart; below 4.5 there is no sign of a difference. `--smoke` runs briefly.
+//! Above 10 the classes are told apart; below 4.5 there is no sign of a difference.
+//!
+//! Two classes with the same reason are a control: they differ only in their keys and where these lie in
+//! memory. So a |t| that is no larger than that of a control does not come from the reason. `--smoke` runs
+//! briefly.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -41,18 +45,44 @@ fn main() -> Fallible<()> {
         "{:<22}{:<22}{:>8}{:>8}{:>10}",
         "one", "other", "ns", "ns", "|t|"
     );
-    for (one, other) in PAIRS {
-        if let (Some(one), Some(other)) = (class(one), class(other)) {
-            compare(&run, &kg, one, other)?;
+    let mut of_controls: f64 = 0.0;
+    for (one, other) in CONTROLS.into_iter().chain(PAIRS) {
+        let (Some(one), Some(other)) = (class(one), class(other)) else {
+            return Err(format!("{one} or {other} is no class").into());
+        };
+        let is_control = CONTROLS.contains(&(one.name, other.name));
+        let times = measure(&run, &kg, [one, other])?;
+        let t = largest_t(&times);
+        let verdict = match t {
+            _ if is_control => "control",
+            APART.. if t <= of_controls => "as a control",
+            APART.. => "told apart",
+            ALIKE.. => "perhaps",
+            _ => "alike",
+        };
+        if is_control {
+            of_controls = of_controls.max(t);
         }
+        let [one_mean, other_mean] = times.map(|times| moments(&times).0);
+        println!(
+            "{:<22}{:<22}{one_mean:>8.0}{other_mean:>8.0}{t:>10.1}  {verdict}",
+            one.name, other.name
+        );
     }
     Ok(())
 }
 
+/// Pairs of classes with the same reason.
+const CONTROLS: [(&str, &str); 4] = [
+    ("unknown", "other unknown"),
+    ("revoked", "other revoked"),
+    ("expired", "other expired"),
+    ("suspended", "other suspended"),
+];
+
 /// The pairs that are compared. Of the last two, a difference is no secret: the form of a key is public, and
 /// an unknown key is looked up in the file each time, a known one once.
-const PAIRS: [(&str, &str); 8] = [
-    ("unknown", "other unknown"),
+const PAIRS: [(&str, &str); 7] = [
     ("unknown", "almost a key"),
     ("unknown", "almost revoked"),
     ("revoked", "expired"),
@@ -78,18 +108,22 @@ fn world(run: &Run) -> Fallible<(KeyGuard, Vec<Class>)> {
     admin.create_org("active")?;
     let request = |org: &str| vec![limited(org, UNREACHED); KEYS];
     let accepted = create_keys(&setting_up, &request("active"))?;
-    let revoked = admin.create_keys(&request("active"))?;
-    for created in &revoked {
-        admin.revoke_key(created.key.id)?;
-    }
-    let revoked: Vec<String> = revoked
-        .iter()
-        .map(|c| c.raw_key.expose().to_owned())
-        .collect();
     let at = clock.timestamp().plus(Duration::from_secs(1));
     let expiring = limited("active", UNREACHED).expires_at(at);
-    let expired = create_keys(&setting_up, &vec![expiring; KEYS])?;
-    let of_suspended = create_keys(&setting_up, &request("suspended"))?;
+    let known = || -> Fallible<[Vec<String>; 3]> {
+        let created = admin.create_keys(&request("active"))?;
+        for created in &created {
+            admin.revoke_key(created.key.id)?;
+        }
+        let revoked = created.iter().map(|c| c.raw_key.expose().to_owned());
+        Ok([
+            revoked.collect(),
+            create_keys(&setting_up, &vec![expiring.clone(); KEYS])?,
+            create_keys(&setting_up, &request("suspended"))?,
+        ])
+    };
+    let [revoked, expired, of_suspended] = known()?;
+    let [other_revoked, other_expired, other_of_suspended] = known()?;
     admin.suspend_org(suspended.id)?;
     drop(admin);
     setting_up.close()?;
@@ -105,6 +139,9 @@ fn world(run: &Run) -> Fallible<(KeyGuard, Vec<Class>)> {
         Class::new("revoked", revoked, Reason::RevokedKey),
         Class::new("expired", expired, Reason::ExpiredKey),
         Class::new("suspended", of_suspended, Reason::SuspendedOrg),
+        Class::new("other revoked", other_revoked, Reason::RevokedKey),
+        Class::new("other expired", other_expired, Reason::ExpiredKey),
+        Class::new("other suspended", other_of_suspended, Reason::SuspendedOrg),
     ];
     // With the clock of the system, by which the keys have expired long ago.
     let kg = KeyGuard::open(&file, config())?;
@@ -145,13 +182,13 @@ fn with_wrong_checksum(text: &str) -> String {
     format!("{body}{}", if checksum == "0" { "1" } else { "0" })
 }
 
-/// Prints whether two classes are told apart.
-fn compare(run: &Run, kg: &KeyGuard, one: &Class, other: &Class) -> Fallible<()> {
+/// The times of single checks of two classes, in nanoseconds.
+fn measure(run: &Run, kg: &KeyGuard, classes: [&Class; 2]) -> Fallible<[Vec<f64>; 2]> {
     let mut random = Random(7);
     let mut times = [Vec::new(), Vec::new()];
     for number in 0..run.size(CHECKS) {
         let which = random.below(2);
-        let class = [one, other][which];
+        let class = classes[which];
         // In the same memory each time.
         let text = black_box(class.texts[random.below(KEYS)].clone());
         let headers = [("X-API-Key", text.as_str())];
@@ -169,18 +206,7 @@ fn compare(run: &Run, kg: &KeyGuard, one: &Class, other: &Class) -> Fallible<()>
             times[which].push(time.as_nanos() as f64);
         }
     }
-    let t = largest_t(&times);
-    let [one_mean, other_mean] = times.map(|times| moments(&times).0);
-    let verdict = match t {
-        APART.. => "told apart",
-        ALIKE.. => "perhaps",
-        _ => "alike",
-    };
-    println!(
-        "{:<22}{:<22}{one_mean:>8.0}{other_mean:>8.0}{t:>10.1}  {verdict}",
-        one.name, other.name
-    );
-    Ok(())
+    Ok(times)
 }
 
 /// The largest |t| of both samples, whole and without what is above some percentiles of both together.
