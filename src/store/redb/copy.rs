@@ -12,11 +12,7 @@ use redb::{
 use super::RedbStore;
 use super::engine::{OpenDatabase, Snapshot};
 use super::file::DataFile;
-use super::tables::{
-    ACTIVITY, AUDIT, BALANCES, COMPLETED_REQUESTS, CREDENTIALS, EXPIRIES, IP_WINDOWS,
-    KEY_CREDENTIALS, KEY_DAYS, KEY_HOURS, KEY_PREFIXES, KEYS, LOCKS, META, MINUTES, ORG_KEYS,
-    ORG_NAMES, ORG_SKELETONS, ORGS, SHADOW_DENIED, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES, WINDOWS,
-};
+use super::tables::{self, TableVisitor, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
 use super::usage::{BEHIND_ALL, BlockNumber, GROWING, SET_ASIDE, SkippedBlocks};
 use super::verify::snapshot_lost;
 use crate::store::copy::{CopyError, CopyProgress, FileCopy};
@@ -188,27 +184,7 @@ impl Rows<'_> {
             .begin(self.total().map_err(CopyError::Source)?);
         // First what may have to start again.
         self.copy_usage(skipped)?;
-        self.copy(META)?;
-        self.copy(ORGS)?;
-        self.copy(ORG_NAMES)?;
-        self.copy(ORG_SKELETONS)?;
-        self.copy(KEYS)?;
-        self.copy(EXPIRIES)?;
-        self.copy(KEY_PREFIXES)?;
-        self.copy(ORG_KEYS)?;
-        self.copy(CREDENTIALS)?;
-        self.copy(KEY_CREDENTIALS)?;
-        self.copy(ACTIVITY)?;
-        self.copy(KEY_HOURS)?;
-        self.copy(KEY_DAYS)?;
-        self.copy(MINUTES)?;
-        self.copy(LOCKS)?;
-        self.copy(BALANCES)?;
-        self.copy(WINDOWS)?;
-        self.copy(IP_WINDOWS)?;
-        self.copy(SHADOW_DENIED)?;
-        self.copy(AUDIT)?;
-        self.copy(COMPLETED_REQUESTS)?;
+        tables::visit_all(&mut self)?;
         Ok(self.copied)
     }
 
@@ -221,20 +197,6 @@ impl Rows<'_> {
             }
         }
         Ok(total)
-    }
-
-    fn copy<K: Key + 'static, V: Value + 'static>(
-        &mut self,
-        table: TableDefinition<'static, K, V>,
-    ) -> Result<(), CopyError> {
-        let rows = self.from.open_table(table).map_err(source)?;
-        let mut copies = self.to.open_table(table).map_err(target)?;
-        for row in rows.iter().map_err(source)? {
-            let (key, value) = row.map_err(source)?;
-            copies.insert(key.value(), value.value()).map_err(target)?;
-            self.add(1)?;
-        }
-        Ok(())
     }
 
     /// Copies requests, without the blocks that cannot be read.
@@ -289,6 +251,29 @@ impl Rows<'_> {
     fn add(&mut self, rows: u64) -> Result<(), CopyError> {
         self.copied += rows;
         self.progress.add(rows)
+    }
+}
+
+impl TableVisitor for Rows<'_> {
+    type Error = CopyError;
+
+    /// Copies a table, unless [`Rows::copy_usage`] does.
+    fn visit<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        _: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), CopyError> {
+        if [USAGE_OPEN.name(), USAGE_BLOCKS.name(), USAGE_TIMES.name()].contains(&table.name()) {
+            return Ok(());
+        }
+        let rows = self.from.open_table(table).map_err(source)?;
+        let mut copies = self.to.open_table(table).map_err(target)?;
+        for row in rows.iter().map_err(source)? {
+            let (key, value) = row.map_err(source)?;
+            copies.insert(key.value(), value.value()).map_err(target)?;
+            self.add(1)?;
+        }
+        Ok(())
     }
 }
 

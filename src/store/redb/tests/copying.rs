@@ -1,9 +1,9 @@
 //! Backups, copies and compaction: what is in the new file, and what is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ::redb::{ReadableTableMetadata, TableHandle};
+use ::redb::{ReadableTableMetadata, TableDefinition, TableHandle};
 
 use super::disk::Failure;
 use super::faults::{all_outcomes, refused, world};
@@ -44,6 +44,22 @@ fn rows(store: &RedbStore) -> BTreeMap<String, u64> {
     rows.collect()
 }
 
+/// Collects the names of the visited tables.
+struct Names(BTreeSet<String>);
+
+impl TableVisitor for Names {
+    type Error = ();
+
+    fn visit<K: ::redb::Key + 'static, V: ::redb::Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        _: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), ()> {
+        assert!(self.0.insert(table.name().to_owned()), "visited twice");
+        Ok(())
+    }
+}
+
 /// Returns the names of the files in the directory of a file.
 fn files_beside(file: &File) -> Vec<String> {
     let files = fs::read_dir(file.dir.path()).unwrap();
@@ -80,6 +96,16 @@ fn with_all_tables() -> (File, RedbStore) {
     let mut windows = std::iter::once((SubjectId::key(KeyId(1)), vec![window]));
     store.save_windows(&mut windows).unwrap();
     (file, store)
+}
+
+/// Those that are missing from it would be missing from copies.
+#[test]
+fn list_of_tables_has_all_tables_in_use() {
+    let (_file, store) = with_all_tables();
+    let mut listed = Names(BTreeSet::new());
+    visit_all(&mut listed).unwrap();
+    let in_use: BTreeSet<String> = rows(&store).into_keys().collect();
+    assert_eq!(listed.0, in_use);
 }
 
 #[test]
