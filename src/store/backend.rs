@@ -216,6 +216,13 @@ pub(crate) trait Store: UsageStore {
         None
     }
 
+    /// Returns the number that the data file shares with its copies alone; `None` for a database of another
+    /// server.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    fn file_id(&self) -> Result<Option<u32>, StoreError> {
+        Ok(None)
+    }
+
     /// Reads all rows, and returns what is damaged. Fails for a database of another server.
     fn verify(&self) -> Result<Verification, StoreError> {
         Err(StoreError::Unavailable(

@@ -24,6 +24,21 @@ fn names(dir: &Path) -> BTreeSet<String> {
     names.filter(|name| name.ends_with(".redb")).collect()
 }
 
+/// Returns the ids of data files in names such as `keyguard-1f3a9c02-20261127T030000Z.redb`.
+fn ids(names: &BTreeSet<String>) -> BTreeSet<String> {
+    let id = |name: &String| {
+        let [stem, id, time] = name.split('-').collect::<Vec<_>>()[..] else {
+            panic!("{name}");
+        };
+        assert!(
+            stem == "keyguard" && id.len() == 8 && time.starts_with("20"),
+            "{name}"
+        );
+        id.to_owned()
+    };
+    names.iter().map(id).collect()
+}
+
 /// Opens a backup beside a copy of the secret.
 fn stats(dir: &Path, backup: &Path) -> keyguard::Stats {
     let secret = fs::read(dir.join("keyguard.redb.secret")).unwrap();
@@ -50,10 +65,7 @@ fn scheduled_backups_are_complete_and_the_oldest_are_deleted() {
     terminate(&mut server);
     let left = names(backups.path());
     assert!(left.len() <= 3, "{left:?}");
-    assert!(
-        left.iter().all(|name| name.starts_with("keyguard-20")),
-        "{left:?}"
-    );
+    assert_eq!(ids(&left).len(), 1, "{left:?}");
     let all = fs::read_dir(&backups).unwrap().count();
     assert_eq!(all, left.len(), "a temporary file is left");
     let mut last = 0;
@@ -64,6 +76,35 @@ fn scheduled_backups_are_complete_and_the_oldest_are_deleted() {
         last = found.requests;
     }
     assert!(last > 0);
+}
+
+/// Their names once had only the name of the data file.
+#[test]
+fn data_files_of_one_name_may_share_a_directory() {
+    let (dirs, backups) = (
+        [TempDir::new().unwrap(), TempDir::new().unwrap()],
+        TempDir::new().unwrap(),
+    );
+    let mut servers = dirs.each_ref().map(|dir| {
+        data_file(dir.path(), 60);
+        let schedule = ["--backup-dir", backups.path().to_str().unwrap()];
+        let schedule = [&schedule[..], &["--backup-every", "1s", "--keep", "1"]].concat();
+        serve(dir.path(), &schedule)
+    });
+    let mut seen = BTreeSet::new();
+    wait_until(|| {
+        seen.append(&mut names(backups.path()));
+        let written = |id: &String| {
+            seen.iter()
+                .filter(|name| name.contains(id.as_str()))
+                .count()
+        };
+        let ids = ids(&seen);
+        ids.len() == 2 && ids.iter().all(|id| written(id) >= 3)
+    });
+    servers.iter_mut().for_each(terminate);
+    let left = names(backups.path());
+    assert_eq!(ids(&left), ids(&seen), "{left:?}");
 }
 
 #[test]

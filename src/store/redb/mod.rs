@@ -43,7 +43,8 @@ use redb::{
 };
 
 use self::engine::Engine;
-use self::tables::{USAGE_BLOCKS, USAGE_OPEN};
+use self::rows::missing;
+use self::tables::{META, USAGE_BLOCKS, USAGE_OPEN, meta};
 use self::usage::{BlockNumber, OpenBlock, SkippedBlocks};
 use super::audit::AuditSubject;
 use super::batch_id::{BatchId, BatchIds};
@@ -324,6 +325,16 @@ impl Store for RedbStore {
 
     fn disk(&self) -> Option<DiskSpace> {
         self.engine.disk()
+    }
+
+    fn file_id(&self) -> Result<Option<u32>, StoreError> {
+        self.read(|txn| {
+            let row = txn.open_table(META)?.get(meta::FILE_ID)?;
+            let row = row.ok_or_else(|| missing("the id of the file"))?;
+            let id = row.value().try_into().map(u32::from_le_bytes);
+            let id = id.map_err(|_| StoreError::damaged("the id of the file is invalid"))?;
+            Ok(Some(id))
+        })
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -327,12 +327,15 @@ fn write_first_rows(
     fingerprint: Fingerprint,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let mut id = [0; 4];
+    getrandom::fill(&mut id).map_err(|error| StoreError::Unavailable(error.into()))?;
     let mut write = database.begin_write()?;
     write.set_quick_repair(true);
     tables::create(&write)?;
     {
         let mut meta = write.open_table(META)?;
         meta.insert(meta::SECRET, fingerprint.0.as_slice())?;
+        meta.insert(meta::FILE_ID, id.as_slice())?;
         meta.insert(meta::CREATED, now.unix_millis().to_le_bytes().as_slice())?;
     }
     write.commit()?;

@@ -76,6 +76,8 @@ pub(super) const COMPLETED_REQUESTS: Records<&[u8; 32]> =
 pub(super) mod meta {
     /// The fingerprint of the secret: 32 bytes.
     pub(in crate::store::redb) const SECRET: &str = "secret";
+    /// A random number that a file shares with its copies alone: 4 bytes.
+    pub(in crate::store::redb) const FILE_ID: &str = "file id";
     /// When the file was created: 8 bytes, milliseconds since the Unix epoch.
     pub(in crate::store::redb) const CREATED: &str = "created";
     /// The number of committed changes: 8 bytes. Compared with the number of acknowledged ones.
