@@ -549,6 +549,31 @@ mod unix {
         assert_eq!(mode(&file), 0o600);
     }
 
+    /// Such as on a read-only disk.
+    #[test]
+    fn read_only_backup_is_verified_and_restored() {
+        let test = "unix::read_only_backup_is_verified_and_restored";
+        let Some(file) = in_unprivileged_child(test, closed) else {
+            return;
+        };
+        let dir = file.parent().unwrap();
+        let backup = dir.join("backup/monday.redb");
+        fs::create_dir(dir.join("backup")).unwrap();
+        KeyGuard::backup(&file, &backup).unwrap();
+        set_mode(&backup, 0o400);
+        set_mode(&dir.join("backup"), 0o500);
+        assert!(KeyGuard::verify(&backup).unwrap().is_sound());
+        let restored = dir.join("restored.redb");
+        KeyGuard::restore(&backup, &restored).unwrap();
+        assert_eq!(mode(&restored), 0o600);
+        assert!(KeyGuard::verify(&restored).unwrap().is_sound());
+        assert!(matches!(
+            KeyGuard::compact(&backup),
+            Err(OpenError::ReadOnly { .. })
+        ));
+        set_mode(&dir.join("backup"), 0o700);
+    }
+
     #[test]
     fn read_only_file_is_refused() {
         let test = "unix::read_only_file_is_refused";

@@ -27,7 +27,8 @@ fn names(dir: &Path) -> BTreeSet<String> {
 /// Returns the ids of data files in names such as `keyguard-1f3a9c02-20261127T030000Z.redb`.
 fn ids(names: &BTreeSet<String>) -> BTreeSet<String> {
     let id = |name: &String| {
-        let [stem, id, time] = name.split('-').collect::<Vec<_>>()[..] else {
+        let parts: Vec<_> = name.split('-').collect();
+        let [stem, id, time] = parts[..] else {
             panic!("{name}");
         };
         assert!(

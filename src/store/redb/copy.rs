@@ -9,14 +9,14 @@ use redb::{
     Value, WriteTransaction,
 };
 
-use super::RedbStore;
+use super::catching_panics;
 use super::engine::{OpenDatabase, Snapshot};
 use super::file::DataFile;
 use super::tables::{self, TableVisitor, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
 use super::usage::{BEHIND_ALL, BlockNumber, GROWING, SET_ASIDE, SkippedBlocks};
-use super::verify::snapshot_lost;
+use super::verify::{self, snapshot_lost};
+use crate::store::StoreError;
 use crate::store::copy::{CopyError, CopyProgress, FileCopy};
-use crate::store::{StoreError, with_causes};
 use crate::sys::AtomicFile;
 
 /// The cache of the new database. What does not fit is written before the end of the transaction.
@@ -26,8 +26,10 @@ const MOST_LOST: u64 = 100;
 
 /// A complete copy that has no name yet.
 pub(super) struct NewCopy {
-    pub(super) file: AtomicFile,
-    pub(super) copied: FileCopy,
+    file: AtomicFile,
+    copied: FileCopy,
+    /// Keeps the file locked: unlocked files without a name are removed.
+    _data: DataFile,
 }
 
 /// Fails if there is a file at `to`.
@@ -45,6 +47,7 @@ pub(super) fn copy(
     to: &Path,
     progress: &CopyProgress,
 ) -> Result<NewCopy, CopyError> {
+    AtomicFile::remove_abandoned(to);
     let skipped = SkippedBlocks::default();
     let mut lost_blocks = 0;
     loop {
@@ -65,20 +68,30 @@ pub(super) fn copy(
             }
             rows => rows?,
         };
-        // It cannot be cancelled from here on.
-        progress.add(0)?;
-        let mut file = new.read_back(rows)?;
+        let (mut file, data) = new.read_back(rows, progress)?;
         let bytes = file.file().metadata().map_err(CopyError::Target)?.len();
         let copied = FileCopy {
             rows,
             bytes,
             lost_blocks,
         };
-        return Ok(NewCopy { file, copied });
+        return Ok(NewCopy {
+            file,
+            copied,
+            _data: data,
+        });
     }
 }
 
 impl NewCopy {
+    /// Like [`Self::take_name`]. If this process is of root, the copy belongs to the owner of its directory, whose
+    /// process shall open it.
+    pub(super) fn take_name_for_owner_of_directory(self, to: &Path) -> Result<FileCopy, CopyError> {
+        let given = self.file.give_to_owner_of_directory();
+        given.map_err(CopyError::Target)?;
+        self.take_name(to)
+    }
+
     /// Gives the copy its name, which must be free.
     pub(super) fn take_name(self, to: &Path) -> Result<FileCopy, CopyError> {
         let taken = self.file.take_name(to);
@@ -110,24 +123,28 @@ fn exists() -> io::Error {
 }
 
 /// A new data file under a temporary name.
-struct NewFile<'a> {
-    to: &'a Path,
+pub(super) struct NewFile {
     file: AtomicFile,
+    data: DataFile,
     database: OpenDatabase,
 }
 
-impl<'a> NewFile<'a> {
-    fn create(to: &'a Path) -> Result<Self, CopyError> {
+impl NewFile {
+    pub(super) fn create(to: &Path) -> Result<Self, CopyError> {
         let mut file = AtomicFile::new(to).map_err(CopyError::Target)?;
         let backend = file.file().try_clone().map_err(CopyError::Target)?;
         let backend = FileBackend::new(backend).map_err(target)?;
         let data = DataFile::published(backend).map_err(CopyError::Target)?;
-        let database = OpenDatabase::open(data, CACHE).map_err(target)?;
-        Ok(Self { to, file, database })
+        let database = OpenDatabase::open(data.clone(), CACHE).map_err(target)?;
+        Ok(Self {
+            file,
+            data,
+            database,
+        })
     }
 
     /// Writes all rows of a database in one transaction. Returns their number.
-    fn fill(
+    pub(super) fn fill(
         &self,
         snapshot: &Snapshot,
         skipped: &SkippedBlocks,
@@ -149,19 +166,26 @@ impl<'a> NewFile<'a> {
         Ok(rows)
     }
 
-    /// Closes the file, and reads all of it.
-    fn read_back(self, rows: u64) -> Result<AtomicFile, CopyError> {
+    /// Closes the database, and reads all of the file. It stays locked.
+    pub(super) fn read_back(
+        self,
+        rows: u64,
+        progress: &CopyProgress,
+    ) -> Result<(AtomicFile, DataFile), CopyError> {
         let Self {
-            to,
-            mut file,
+            file,
+            data,
             database,
         } = self;
         drop(database);
-        let opened = file.file().try_clone().map_err(CopyError::Target)?;
-        let found = RedbStore::verify_opened(to, opened)
-            .map_err(|error| CopyError::Target(io::Error::other(with_causes(&error))))?;
+        let open = || {
+            let written = data.read_only(progress.cancel_flag());
+            let database = catching_panics(|| Ok(OpenDatabase::open(written, verify::CACHE)?))?;
+            Ok(Snapshot::at_rest(database))
+        };
+        let found = verify::verify_at_rest(open).map_err(target)?;
         match found.is_sound() && found.rows == rows {
-            true => Ok(file),
+            true => Ok((file, data)),
             false => Err(CopyError::Target(io::Error::other(format!(
                 "the disk returns {} of {rows} rows that were written",
                 found.rows

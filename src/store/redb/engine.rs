@@ -233,7 +233,7 @@ impl Engine {
         self.make_writable(&mut state)?;
         let current = self.current.load_full();
         let pinned = current.begin_read()?;
-        let file = current.file.view();
+        let file = current.file.read_only(Arc::default());
         let database = catching_panics(|| Ok(OpenDatabase::open(file, cache_bytes)?))?;
         Ok(Snapshot {
             database,

@@ -35,8 +35,18 @@ pub(super) fn verify(
     Ok(file.found)
 }
 
-/// Reads the pages that contain no rows, of a database whose rows can be read and do not change.
-pub(super) fn verify_other_pages(
+/// Like [`verify`], for a database that does not change. Of a sound one also reads the pages that contain no rows.
+pub(super) fn verify_at_rest(
+    open: impl Fn() -> Result<Snapshot, StoreError>,
+) -> Result<Verification, StoreError> {
+    let found = verify(&open)?;
+    match found.is_sound() {
+        true => verify_other_pages(open()?, found),
+        false => Ok(found),
+    }
+}
+
+fn verify_other_pages(
     mut snapshot: Snapshot,
     mut found: Verification,
 ) -> Result<Verification, StoreError> {

@@ -97,7 +97,8 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
 
 /// Asks the process that holds the data file, or opens it.
 fn diagnose(cli: &Cli, opts: &Opts) -> Result<Diagnosis, CliError> {
-    let mut connection = GuardConnection::open(&cli.db, &cli.config()?)?;
+    // Reads all keys.
+    let mut connection = GuardConnection::open(&cli.db, &cli.config()?)?.without_timeout();
     let mut diagnosis = connection.execute(Diagnose {
         unused_for: opts.unused_for.as_secs(),
         expires_within: opts.expires_within.as_secs(),
