@@ -107,6 +107,12 @@ pub(super) fn report(
             cli.program()
         ));
     }
+    if copied.tables_set_aside > 0 {
+        cli.warn(&format!(
+            "tables with damaged requests, set aside earlier, that the copy lacks: {}",
+            copied.tables_set_aside
+        ));
+    }
     let mut reply = serde_json::to_value(copied)?;
     reply["file"] = json!(file.display().to_string());
     cli.print(&reply, |style| {

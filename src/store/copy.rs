@@ -21,6 +21,9 @@ pub struct FileCopy {
     /// Damaged blocks of requests, which the new file lacks. [`KeyGuard::verify`](crate::KeyGuard::verify) of the
     /// original names what is lost.
     pub lost_blocks: u64,
+    /// Tables with damaged requests that were set aside earlier, which the new file lacks.
+    /// [`KeyGuard::verify`](crate::KeyGuard::verify) of the original lists them.
+    pub tables_set_aside: u64,
 }
 
 /// Why a data file was not copied. Nothing is left at the target.

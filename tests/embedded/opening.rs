@@ -160,7 +160,7 @@ fn file_of_an_older_format_is_refused() {
         &[
             name(&home.file()),
             "has format 1",
-            "reads format 6",
+            "reads format 7",
             "use the version that wrote it",
         ],
     );
@@ -177,7 +177,7 @@ fn file_of_a_newer_format_is_refused() {
         &[
             name(&home.file()),
             "has format 7",
-            "reads format 6",
+            "reads format 7",
             "use the version that wrote it",
         ],
     );

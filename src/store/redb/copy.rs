@@ -13,7 +13,7 @@ use super::catching_panics;
 use super::engine::{OpenDatabase, Snapshot};
 use super::file::DataFile;
 use super::tables::{self, TableVisitor, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
-use super::usage::{BEHIND_ALL, BlockNumber, GROWING, SET_ASIDE, SkippedBlocks};
+use super::usage::{self, BlockNumber, DAMAGED, GROWING, NEXT_NUMBER, SkippedBlocks};
 use super::verify::{self, snapshot_lost};
 use crate::store::StoreError;
 use crate::store::copy::{CopyError, CopyProgress, FileCopy};
@@ -60,7 +60,7 @@ pub(super) fn copy(
             }
             Err(CopyError::Source(StoreError::Damaged(problem))) => {
                 match skipped.skip_damaged().filter(|_| lost_blocks < MOST_LOST) {
-                    Some(BEHIND_ALL) => {}
+                    Some(NEXT_NUMBER) => {}
                     Some(_) => lost_blocks += 1,
                     None => return Err(CopyError::Source(StoreError::Damaged(problem))),
                 }
@@ -70,10 +70,12 @@ pub(super) fn copy(
         };
         let (mut file, data) = new.read_back(rows, progress)?;
         let bytes = file.file().metadata().map_err(CopyError::Target)?.len();
+        let tables_set_aside = snapshot.database.read(usage::tables_set_aside);
         let copied = FileCopy {
             rows,
             bytes,
             lost_blocks,
+            tables_set_aside: tables_set_aside.map_err(CopyError::Source)?,
         };
         return Ok(NewCopy {
             file,
@@ -216,7 +218,7 @@ impl Rows<'_> {
     fn total(&self) -> Result<u64, StoreError> {
         let mut total = 0;
         for table in self.from.list_tables()? {
-            if !table.name().starts_with(SET_ASIDE) {
+            if !table.name().starts_with(DAMAGED) {
                 total += self.from.open_untyped_table(table)?.len()?;
             }
         }
@@ -242,12 +244,12 @@ impl Rows<'_> {
             }
         }
         // Perhaps a higher number, after retention.
-        let behind_all = block(&blocks, BEHIND_ALL, skipped)?;
-        if next > 0 || behind_all.is_some() {
-            let behind_all = behind_all.unwrap_or_else(|| next.to_le_bytes().to_vec());
-            let behind_all = behind_all.as_slice();
+        let next_number_row = block(&blocks, NEXT_NUMBER, skipped)?;
+        if next > 0 || next_number_row.is_some() {
+            let next_number_row = next_number_row.unwrap_or_else(|| next.to_le_bytes().to_vec());
+            let next_number_row = next_number_row.as_slice();
             block_copies
-                .insert(BEHIND_ALL, behind_all)
+                .insert(NEXT_NUMBER, next_number_row)
                 .map_err(target)?;
             self.add(1)?;
         }

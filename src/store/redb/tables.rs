@@ -47,7 +47,7 @@ pub(super) const MINUTES: Records<u64> = TableDefinition::new("minutes");
 
 /// The growing [block](crate::store::codec::block) of usage, in the pieces in which it was written.
 pub(super) const USAGE_OPEN: Records<u64> = TableDefinition::new("usage open");
-/// Full [blocks](crate::store::codec::block) of usage by sequence number; behind them, the next number.
+/// Full [blocks](crate::store::codec::block) of usage by sequence number; in the last row, the next number.
 pub(super) const USAGE_BLOCKS: Records<u64> = TableDefinition::new("usage blocks");
 /// The earliest and the latest time of each full block, so that most blocks are never read.
 pub(super) const USAGE_TIMES: TableDefinition<u64, (u64, u64)> =

@@ -11,7 +11,7 @@ use super::tables::{
     self, CREDENTIALS, KEY_CREDENTIALS, KEYS, ORG_KEYS, ORG_NAMES, ORGS, TableVisitor,
     USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES,
 };
-use super::usage::{BEHIND_ALL, BlockNumber, SET_ASIDE};
+use super::usage::{BlockNumber, DAMAGED, NEXT_NUMBER};
 use crate::store::{Damage, StoreError, Verification};
 use crate::time::Timestamp;
 
@@ -152,7 +152,7 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
             let requests = || format!("requests from {} to {}", time(first), time(last));
             self.check_block(number, requests)?;
         }
-        self.check_block(BEHIND_ALL, || "the number of the next block".into())?;
+        self.check_block(NEXT_NUMBER, || "the number of the next block".into())?;
         Ok(true)
     }
 
@@ -183,11 +183,14 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
             names.extend(txn.list_tables()?.map(|table| table.name().to_owned()));
             Ok(())
         })?;
-        let set_aside = names.into_iter().filter(|name| name.starts_with(SET_ASIDE));
+        let set_aside = names.into_iter().filter(|name| name.starts_with(DAMAGED));
         self.found.damage.extend(set_aside.map(|table| Damage {
+            lost: match table.ends_with(USAGE_OPEN.name()) {
+                true => "requests that were the latest when the damage was met".into(),
+                false => "requests in blocks that could not be read".into(),
+            },
             table,
             rows: None,
-            lost: "requests that were the latest when the damage was met".into(),
             problem: "a block was altered, and its table was set aside".into(),
         }));
         Ok(())
