@@ -52,7 +52,7 @@ use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, ChangeEvent, DiskSpace, KeyChange, NewCredential, NewKey, OrgChange, Rehash,
+    AuditContext, ChangeEvent, FileSpace, KeyChange, NewCredential, NewKey, OrgChange, Rehash,
     Resolved, Rotation, SavedSet, Store, StoreError, Totals, UsageBatch, UsageStore, Verification,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
@@ -323,8 +323,8 @@ impl Store for RedbStore {
         }));
     }
 
-    fn disk(&self) -> Option<DiskSpace> {
-        self.engine.disk()
+    fn file_space(&self) -> Option<FileSpace> {
+        self.engine.file_space()
     }
 
     fn file_id(&self) -> Result<Option<u32>, StoreError> {
