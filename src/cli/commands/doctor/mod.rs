@@ -141,9 +141,9 @@ fn unusable_data(cli: &Cli, error: &CliError) -> Finding {
 fn policy_findings(cli: &Cli, file: &Path) -> Vec<Finding> {
     let mut findings: Vec<Finding> = unusable_policy(cli, file).into_iter().collect();
     if let Ok(policy) = policy::read(file).and_then(CompiledPolicy::new) {
-        let doubts = policy.doubts().into_iter();
-        let doubts = doubts.map(|doubt| Condition::new(Area::Policy, doubt));
-        findings.extend(doubts.map(|condition| finding(cli, condition, Some(file))));
+        let warnings = policy.warnings().into_iter();
+        let warnings = warnings.map(|warning| Condition::new(Area::Policy, warning));
+        findings.extend(warnings.map(|condition| finding(cli, condition, Some(file))));
     }
     findings
 }
