@@ -123,7 +123,9 @@ mod tests {
     use super::*;
 
     fn warnings(text: &str) -> Vec<String> {
-        CompiledPolicy::new(text.parse().unwrap()).unwrap().warnings()
+        CompiledPolicy::new(text.parse().unwrap())
+            .unwrap()
+            .warnings()
     }
 
     #[test]

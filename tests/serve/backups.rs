@@ -134,6 +134,12 @@ fn directory_that_cannot_be_written_is_reported() {
         shown["warnings"].to_string()
     };
     wait_until(|| warnings().contains("could not be backed up"));
+    let examined = keyguard(dir, &["doctor", "--ignore", "secret,files,disk", "--json"]).output();
+    let found: Value = serde_json::from_slice(&examined.unwrap().stdout).unwrap();
+    let finding = &found["findings"][0];
+    assert_eq!(finding["area"], "data", "{found}");
+    let problem = finding["problem"].as_str().unwrap();
+    assert!(problem.contains("could not be backed up"), "{problem}");
     fs::rename(&away, &backups).unwrap();
     wait_until(|| !warnings().contains("could not be backed up"));
     terminate(&mut server);

@@ -450,7 +450,10 @@ impl RedbStore {
             .readable
             .retain(|number| !unreadable.contains(number));
         self.write(|txn| usage::repair_blocks(txn, &repair))?;
-        self.damaged_usage.lock().extend(unreadable);
+        let mut damaged = self.damaged_usage.lock();
+        damaged.extend(unreadable);
+        // Those of later blocks are used again.
+        damaged.retain(|number| *number < repair.next || *number == usage::GROWING);
         Ok(true)
     }
 

@@ -237,6 +237,20 @@ fn damaged_blocks_of_usage_are_skipped_and_counted() {
     }
 }
 
+/// Each reading of a damaged block ends with the file being opened again.
+#[test]
+fn known_damaged_blocks_of_usage_are_not_read_again() {
+    let file = damaged(&ORIGINAL.bytes, &[full_blocks()[0].0]);
+    let store = file.open();
+    let left = all_usage(&store).unwrap();
+    assert!(left < ALL);
+    let opened = store.database();
+    for _ in 0..3 {
+        assert_eq!(all_usage(&store).unwrap(), left);
+    }
+    assert!(Arc::ptr_eq(&opened, &store.database()));
+}
+
 #[test]
 fn damaged_blocks_of_usage_are_forgotten_after_their_retention() {
     let blocks = full_blocks();
