@@ -8,7 +8,8 @@ use crate::common::program::{done, keyguard, refused};
 use crate::common::server::{Server, check};
 use crate::common::wait_until;
 use crate::server::{data_file, terminate};
-use keyguard::{Config, KeyGuard};
+use keyguard::{Config, CreateKey, KeyGuard};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -106,6 +107,38 @@ fn data_files_of_one_name_may_share_a_directory() {
     servers.iter_mut().for_each(terminate);
     let left = names(backups.path());
     assert_eq!(ids(&left), ids(&seen), "{left:?}");
+}
+
+/// Stops the server when the temporary file appears, so that the signal comes before the end of the backup.
+#[test]
+fn a_stop_does_not_wait_for_a_backup() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    let keys: Vec<_> = (0..6_000)
+        .map(|n| CreateKey::new("acme", format!("key {n}")))
+        .collect();
+    kg.admin().create_keys(&keys).unwrap();
+    kg.close().unwrap();
+    let backups = TempDir::new().unwrap();
+    let mut server = serve(
+        dir.path(),
+        &["--backup-dir", backups.path().to_str().unwrap()],
+    );
+    let files = || fs::read_dir(&backups).unwrap().count();
+    while files() == 0 {
+        std::thread::yield_now();
+    }
+    let pid = Pid::from_child(&server.child);
+    for signal in [Signal::STOP, Signal::TERM, Signal::CONT] {
+        kill_process(pid, signal).unwrap();
+    }
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert_eq!(
+        files(),
+        0,
+        "a backup was completed, or a temporary file is left"
+    );
 }
 
 #[test]
