@@ -13,7 +13,7 @@ use super::catching_panics;
 use super::engine::{OpenDatabase, Snapshot};
 use super::file::DataFile;
 use super::tables::{self, TableVisitor, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
-use super::usage::{self, BlockNumber, DAMAGED, GROWING, NEXT_NUMBER, SkippedBlocks};
+use super::usage::{self, BlockNumber, DAMAGED_PREFIX, GROWING, NEXT_NUMBER, SkippedBlocks};
 use super::verify::{self, snapshot_lost};
 use crate::store::StoreError;
 use crate::store::copy::{CopyError, CopyProgress, FileCopy};
@@ -218,7 +218,7 @@ impl Rows<'_> {
     fn total(&self) -> Result<u64, StoreError> {
         let mut total = 0;
         for table in self.from.list_tables()? {
-            if !table.name().starts_with(DAMAGED) {
+            if !table.name().starts_with(DAMAGED_PREFIX) {
                 total += self.from.open_untyped_table(table)?.len()?;
             }
         }

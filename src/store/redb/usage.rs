@@ -199,7 +199,7 @@ pub(super) fn first_time(
 }
 
 /// The start of the names of tables that were [set aside](set_aside), such as `damaged 1 usage open`.
-pub(super) const DAMAGED: &str = "damaged ";
+pub(super) const DAMAGED_PREFIX: &str = "damaged ";
 
 /// Begins a new table in place of a damaged one, whose pages can neither be changed nor be deleted. Returns the new
 /// name of the damaged one.
@@ -211,7 +211,7 @@ fn set_aside<V: Value + 'static>(
         .list_tables()?
         .map(|table| table.name().to_owned())
         .collect();
-    let mut free = (1..).map(|n| format!("{DAMAGED}{n} {}", table.name()));
+    let mut free = (1..).map(|n| format!("{DAMAGED_PREFIX}{n} {}", table.name()));
     let name = free.find(|name| !names.contains(name)).unwrap_or_default();
     txn.rename_table(table, TableDefinition::<u64, V>::new(&name))?;
     txn.open_table(table)?;
@@ -221,7 +221,7 @@ fn set_aside<V: Value + 'static>(
 /// Returns the number of tables that were set aside.
 pub(super) fn tables_set_aside(txn: &ReadTransaction) -> Result<u64, StoreError> {
     let tables = txn.list_tables()?;
-    let set_aside = tables.filter(|table| table.name().starts_with(DAMAGED));
+    let set_aside = tables.filter(|table| table.name().starts_with(DAMAGED_PREFIX));
     Ok(set_aside.count() as u64)
 }
 

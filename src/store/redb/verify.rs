@@ -11,7 +11,7 @@ use super::tables::{
     self, CREDENTIALS, KEY_CREDENTIALS, KEYS, ORG_KEYS, ORG_NAMES, ORGS, TableVisitor,
     USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES,
 };
-use super::usage::{BlockNumber, DAMAGED, NEXT_NUMBER};
+use super::usage::{BlockNumber, DAMAGED_PREFIX, NEXT_NUMBER};
 use crate::store::{Damage, StoreError, Verification};
 use crate::time::Timestamp;
 
@@ -183,7 +183,9 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
             names.extend(txn.list_tables()?.map(|table| table.name().to_owned()));
             Ok(())
         })?;
-        let set_aside = names.into_iter().filter(|name| name.starts_with(DAMAGED));
+        let set_aside = names
+            .into_iter()
+            .filter(|name| name.starts_with(DAMAGED_PREFIX));
         self.found.damage.extend(set_aside.map(|table| Damage {
             lost: match table.ends_with(USAGE_OPEN.name()) {
                 true => "requests that were the latest when the damage was met".into(),
