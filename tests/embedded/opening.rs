@@ -169,14 +169,14 @@ fn file_of_an_older_format_is_refused() {
 
 #[test]
 fn file_of_a_newer_format_is_refused() {
-    let home = of_format(7);
+    let home = of_format(8);
     // The format is checked first; other formats may store the secret's fingerprint differently.
     let refused = refused(
         &home.file(),
         Config::new("another secret"),
         &[
             name(&home.file()),
-            "has format 7",
+            "has format 8",
             "reads format 7",
             "use the version that wrote it",
         ],
@@ -184,8 +184,8 @@ fn file_of_a_newer_format_is_refused() {
     assert!(matches!(
         refused,
         OpenError::NewerFormat {
-            found: 7,
-            supported: 6,
+            found: 8,
+            supported: 7,
             ..
         }
     ));
