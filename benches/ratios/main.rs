@@ -146,6 +146,11 @@ const ROWS: &[Row] = &[
         measure: speed::reopen_after_kill,
     },
     Row {
+        name: "stop_ms",
+        goal: AtMost(500.0),
+        measure: speed::stop,
+    },
+    Row {
         name: "stats_ms",
         goal: AtMost(1.0),
         measure: speed::stats,

@@ -14,7 +14,7 @@ use crate::Run;
 use crate::checks::{check_all, floor};
 use crate::measure::{Measured, Random, median, median_ratio, millis, timed, timed_result};
 use crate::world::{
-    PATH, RICH_PATH, SECRET, Traffic, UNREACHED, headers, peer, rich_at, unrecorded,
+    PATH, RICH_PATH, SECRET, Traffic, UNREACHED, headers, many_keys, peer, rich_at, unrecorded,
 };
 
 /// Checks of 1,000 keys of distinct organizations, against the floor of any check: one header look-up,
@@ -256,6 +256,33 @@ pub(crate) fn hold_until_killed(arguments: &[String]) -> Result<(), Box<dyn Erro
     loop {
         std::thread::park();
     }
+}
+
+/// An orderly stop that saves the windows of 100,000 keys.
+pub(crate) fn stop(run: &Run) -> Measured {
+    const PASSES: u64 = 5;
+
+    let path = run.world.path("stop.redb");
+    let keys = many_keys(&path, run.size(100_000))?;
+    let mut times = Vec::new();
+    for _ in 0..run.rounds(5) {
+        let kg = KeyGuard::open(&path, unrecorded())?;
+        for _ in 0..PASSES {
+            for key in &keys {
+                kg.check(&headers(key), peer(), PATH)?;
+            }
+        }
+        let (time, closed) = timed_result(|| kg.close());
+        times.push(millis(time));
+        closed?;
+        let kg = KeyGuard::open(&path, unrecorded())?;
+        let remaining = kg.check(&headers(&keys[0]), peer(), PATH)?.remaining();
+        if remaining.is_none_or(|remaining| remaining >= u64::from(UNREACHED) - PASSES) {
+            return Err(format!("windows were not saved: {remaining:?}").into());
+        }
+        kg.close()?;
+    }
+    Ok(median(times))
 }
 
 /// Statistics of a file with a million keys and ten million recorded requests.

@@ -141,7 +141,11 @@ pub fn rich_config() -> Config {
 /// The path of requests to [`rich_at`].
 pub const RICH_PATH: &str = "/api/v1/resource-50/17";
 
-fn many_keys(path: &Path, count: usize) -> Fallible<Vec<String>> {
+/// Creates a file with `count` keys of 1,000 organizations, and returns the keys.
+///
+/// # Errors
+/// If the file or a key cannot be created.
+pub fn many_keys(path: &Path, count: usize) -> Fallible<Vec<String>> {
     let kg = KeyGuard::open(path, Config::new(SECRET))?;
     let mut keys = Vec::with_capacity(count);
     for org in 0..1_000 {

@@ -37,8 +37,8 @@ impl Admin {
         let mut conditions = guard.conditions();
         let secret = guard.secret_problems().iter();
         conditions.extend(secret.map(|problem| Condition::new(Area::Secret, problem)));
-        let rules = guard.compiled().doubts().into_iter();
-        conditions.extend(rules.map(|doubt| Condition::new(Area::Policy, doubt)));
+        let rules = guard.compiled().warnings().into_iter();
+        conditions.extend(rules.map(|warning| Condition::new(Area::Policy, warning)));
         conditions.extend(self.clock_condition()?);
         conditions.extend(self.key_conditions(ages)?);
         // For a process in another directory.

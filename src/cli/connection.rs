@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::copying::cancelled_by_signals;
 use super::error::CliError;
 #[cfg(unix)]
 use crate::admin::command::{BackUp, GetBackupProgress, VerifyFile};
@@ -83,6 +84,15 @@ impl GuardConnection {
         }
     }
 
+    /// Waits for the reply to a command that may take long.
+    pub(crate) fn without_timeout(self) -> Self {
+        match self {
+            #[cfg(unix)]
+            Self::Remote(remote) => Self::Remote(remote.without_timeout()),
+            open => open,
+        }
+    }
+
     /// Executes a command and returns its reply.
     pub(crate) fn execute<C: Command>(&mut self, command: C) -> Result<C::Reply, Failure> {
         match self {
@@ -124,7 +134,7 @@ pub(crate) fn back_up(
     to: &Path,
     progress: &CopyProgress,
 ) -> Result<FileCopy, CliError> {
-    let copy = || KeyGuard::copy_with(file, to, progress);
+    let copy = cancelled_by_signals(progress, || KeyGuard::backup_with(file, to, progress));
     if is_server(file) {
         return Ok(copy()?);
     }
@@ -152,11 +162,11 @@ pub(crate) fn backup_progress(_: &Path) -> Option<f64> {
 
 /// Compacts a data file that no process serves.
 pub(crate) fn compact(file: &Path, progress: &CopyProgress) -> Result<FileCopy, CliError> {
-    let compact = || KeyGuard::compact_with(file, progress);
+    let compact = cancelled_by_signals(progress, || KeyGuard::compact_with(file, progress));
     if is_server(file) {
         return Ok(compact()?);
     }
-    Ok(match reach(file, compact)? {
+    Ok(match reach(file, &compact)? {
         Reached::Open(copied) => copied,
         // Refused with the name of that process.
         #[cfg(unix)]
@@ -173,7 +183,8 @@ pub(crate) fn restore(
     if is_moved_away(file) {
         return Err(ConnectError::MovedAway(file.into()).into());
     }
-    Ok(KeyGuard::copy_with(backup, file, progress)?)
+    let restore = || KeyGuard::restore_with(backup, file, progress);
+    Ok(cancelled_by_signals(progress, restore)()?)
 }
 
 /// What was opened, or the process that holds the file.

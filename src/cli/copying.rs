@@ -1,6 +1,7 @@
 //! What `backup`, `restore` and `compact` have in common: a progress bar, and the report.
 
 use std::path::Path;
+use std::sync::Once;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -62,6 +63,35 @@ pub(super) fn with_progress(
     copied
 }
 
+/// Returns `copy`, which SIGINT and SIGTERM cancel once it has begun. A second signal ends the process at once.
+pub(super) fn cancelled_by_signals<T>(
+    progress: &CopyProgress,
+    copy: impl Fn() -> T,
+) -> impl Fn() -> T {
+    let registered = Once::new();
+    move || {
+        registered.call_once(|| cancel_on_signals(progress));
+        copy()
+    }
+}
+
+#[cfg(unix)]
+fn cancel_on_signals(progress: &CopyProgress) {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::flag::{register, register_conditional_default};
+
+    for signal in [SIGINT, SIGTERM] {
+        // Without a handler, the signal ends the process, and the next copy removes the temporary file.
+        let is_registered = register_conditional_default(signal, progress.cancel_flag()).is_ok();
+        if is_registered {
+            let _ = register(signal, progress.cancel_flag());
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn cancel_on_signals(_: &CopyProgress) {}
+
 /// Prints what was written, and lines for users.
 pub(super) fn report(
     cli: &Cli,
@@ -77,6 +107,12 @@ pub(super) fn report(
             cli.program()
         ));
     }
+    if copied.tables_set_aside > 0 {
+        cli.warn(&format!(
+            "tables with damaged requests, set aside earlier, that the copy lacks: {}",
+            copied.tables_set_aside
+        ));
+    }
     let mut reply = serde_json::to_value(copied)?;
     reply["file"] = json!(file.display().to_string());
     cli.print(&reply, |style| {
@@ -89,4 +125,20 @@ pub(super) fn report(
         panel.render(style)
     })?;
     Ok(Exit::Done)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_signal_cancels_the_copy() {
+        let progress = CopyProgress::default();
+        let copy = cancelled_by_signals(&progress, || {
+            progress.add(1).unwrap();
+            signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
+            progress.add(1)
+        });
+        assert!(copy().is_err());
+    }
 }

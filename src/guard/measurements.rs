@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Guard;
 use super::recorder::DecisionCounts;
 use crate::model::BackendHealth;
-use crate::store::{DiskSpace, StoreError};
+use crate::store::{FileSpace, StoreError};
 
 /// Numbers about a guard at one time. Counts start when the guard is opened.
 pub(crate) struct Measurements {
@@ -26,7 +26,7 @@ pub(crate) struct Measurements {
     pub(crate) replaced_policies: u64,
     pub(crate) rejected_policies: u64,
     /// `None` for a database, and while the file is missing.
-    pub(crate) disk: Option<DiskSpace>,
+    pub(crate) file_space: Option<FileSpace>,
     /// `None` while the store cannot be read.
     pub(crate) stored: Option<StoredCounts>,
 }
@@ -61,7 +61,7 @@ impl Guard {
             key_cache_misses: self.key_cache.misses(),
             replaced_policies: self.policy_reloader.replaced.load(Relaxed),
             rejected_policies: self.policy_reloader.rejected.load(Relaxed),
-            disk: self.store.disk(),
+            file_space: self.store.file_space(),
             stored: self.stored_counts().ok(),
         }
     }

@@ -290,8 +290,9 @@ impl Guard {
         *self.socket_server.lock() = Some(socket_server);
     }
 
-    /// Stores all pending data and ends the writer.
+    /// Cancels a backup, stores all pending data and ends the writer.
     pub(crate) fn stop(&self) -> Result<(), StoreError> {
+        self.backup_progress.cancel();
         let socket_server = self.socket_server.lock().take();
         drop(socket_server);
         let Some(writer) = self.writer.lock().take() else {

@@ -52,3 +52,30 @@ fn code(status: u16) -> u8 {
         _ => 14,   // UNAVAILABLE
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_content_types_of_grpc_are_taken_for_it() {
+        for (text, is_grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web", true),
+            ("application/grpc-web+proto", true),
+            ("application/grpc-web-text+proto", true),
+            ("application/grpcurl", false),
+            ("application/grpc-websocket", false),
+            ("application/grpc/", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            let mut request = HeaderMap::new();
+            request.insert(header::CONTENT_TYPE, HeaderValue::from_static(text));
+            assert_eq!(content_type(&request).is_some(), is_grpc, "{text}");
+        }
+        assert_eq!(content_type(&HeaderMap::new()), None);
+    }
+}

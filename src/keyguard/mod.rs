@@ -274,7 +274,7 @@ impl KeyGuard {
         Ok(self.inner.recorder().flush()?)
     }
 
-    /// Stores all pending data and stops recording, for all clones. Decisions go on. Dropping the last
+    /// Cancels a backup, stores all pending data and stops recording, for all clones. Decisions go on. Dropping the last
     /// clone and [`Admin`] handle releases the file.
     ///
     /// Windows are stored too, rounded to a later grain, and continue when the file is opened again.

@@ -74,8 +74,8 @@ impl KeyGuard {
         RedbStore::verify_file(&data_file(file.as_ref())?)
     }
 
-    /// Writes a copy of a data file that no process holds at a new path, and reads it back. Needs no secret. To
-    /// restore a backup, copy it to the path of the data file.
+    /// Writes a copy of a data file that no process holds at a new path, and reads it back. Needs no secret, and
+    /// no right to write the file.
     ///
     /// [`Admin::backup`](crate::Admin::backup) does the same for a file that is open, and says more.
     ///
@@ -83,25 +83,42 @@ impl KeyGuard {
     /// [`OpenError`] if the file cannot be read, or more is damaged than
     /// [blocks of requests](FileCopy::lost_blocks); [`OpenError::NotWritten`] if there is a file at the new path or
     /// it cannot be written.
-    pub fn copy(file: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<FileCopy, OpenError> {
-        Self::copy_with(file.as_ref(), to.as_ref(), &CopyProgress::default())
+    pub fn backup(file: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<FileCopy, OpenError> {
+        Self::backup_with(file.as_ref(), to.as_ref(), &CopyProgress::default())
     }
 
-    pub(crate) fn copy_with(
+    pub(crate) fn backup_with(
         file: &Path,
         to: &Path,
         progress: &CopyProgress,
     ) -> Result<FileCopy, OpenError> {
-        RedbStore::copy_file(&data_file(file)?, to, progress)
+        RedbStore::back_up_file(&data_file(file)?, to, progress)
     }
 
-    /// Returns the space of deleted rows to the disk: puts a [copy](Self::copy) in the place of a data file that no
-    /// process holds. Needs no secret, and as much free space as the copy takes.
+    /// Writes a copy of a backup at the path of an absent data file. Does the same as [`Self::backup`] but for the
+    /// owner of the new file: in a process of root, it is the owner of the directory.
+    ///
+    /// # Errors
+    /// Like [`Self::backup`].
+    pub fn restore(backup: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<FileCopy, OpenError> {
+        Self::restore_with(backup.as_ref(), to.as_ref(), &CopyProgress::default())
+    }
+
+    pub(crate) fn restore_with(
+        backup: &Path,
+        to: &Path,
+        progress: &CopyProgress,
+    ) -> Result<FileCopy, OpenError> {
+        RedbStore::restore_file(&data_file(backup)?, to, progress)
+    }
+
+    /// Returns the space of deleted rows to the disk: puts a copy in the place of a data file that no process holds.
+    /// Needs no secret, and as much free space as the copy takes.
     ///
     /// Without it, the space is used again for new rows.
     ///
     /// # Errors
-    /// Like [`Self::copy`]. A damaged file is left as it is.
+    /// Like [`Self::backup`]. A damaged file is left as it is.
     pub fn compact(file: impl AsRef<Path>) -> Result<FileCopy, OpenError> {
         Self::compact_with(file.as_ref(), &CopyProgress::default())
     }

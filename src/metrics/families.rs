@@ -167,14 +167,18 @@ fn stored(measured: &Measurements) -> Vec<Family> {
 }
 
 fn disk(measured: &Measurements) -> Vec<Family> {
-    let Some(disk) = measured.disk else {
+    let Some(space) = measured.file_space else {
         return Vec::new();
     };
     let size = "The size of the data file.";
-    let mut families = vec![Family::gauge("keyguard_data_file_bytes", size, disk.file)];
-    if let Some(free) = disk.free {
+    let mut families = vec![Family::gauge("keyguard_data_file_bytes", size, space.len)];
+    if let Some(disk) = space.disk {
         let help = "Free space on the disk of the data file.";
-        families.push(Family::gauge("keyguard_disk_free_bytes", help, free));
+        families.push(Family::gauge(
+            "keyguard_disk_free_bytes",
+            help,
+            disk.available,
+        ));
     }
     families
 }

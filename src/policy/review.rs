@@ -6,25 +6,25 @@ use crate::net::ClientIpHeader;
 
 impl CompiledPolicy {
     /// Returns a sentence for each rule that never applies or looks like a mistake.
-    pub(crate) fn doubts(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let policy = &self.source;
-        let mut doubts = Vec::new();
-        doubts.extend(covered_paths(policy));
-        doubts.extend(proxies(policy));
-        doubts.extend(lists(policy));
+        let mut warnings = Vec::new();
+        warnings.extend(covered_paths(policy));
+        warnings.extend(proxies(policy));
+        warnings.extend(lists(policy));
         for route in &policy.routes {
-            doubts.extend(exempt_route(policy, route));
-            doubts.extend(empty_route(policy, route));
-            doubts.extend(loose_limits(policy, route));
+            warnings.extend(exempt_route(policy, route));
+            warnings.extend(empty_route(policy, route));
+            warnings.extend(loose_limits(policy, route));
         }
-        doubts
+        warnings
     }
 }
 
 /// Protected paths below another protected path.
 fn covered_paths(policy: &Policy) -> Vec<String> {
     let paths = policy.protect.as_deref().unwrap_or_default();
-    let doubt = |(index, path): (usize, &Pattern)| {
+    let warning = |(index, path): (usize, &Pattern)| {
         let mut others = paths
             .iter()
             .enumerate()
@@ -36,21 +36,21 @@ fn covered_paths(policy: &Policy) -> Vec<String> {
             "protect: `{path}` changes nothing, because `{cover}` covers it; remove it"
         ))
     };
-    paths.iter().enumerate().filter_map(doubt).collect()
+    paths.iter().enumerate().filter_map(warning).collect()
 }
 
 fn proxies(policy: &Policy) -> Vec<String> {
-    let mut doubts = Vec::new();
+    let mut warnings = Vec::new();
     if policy.trusted_proxies.is_empty() {
         if policy.client_ip_header != ClientIpHeader::default() {
-            doubts.push(
+            warnings.push(
                 "client_ip_header: is never read without `trusted_proxies`; add the addresses of your \
                  proxies"
                     .to_owned(),
             );
         }
         if policy.require_client_ip {
-            doubts.push(
+            warnings.push(
                 "require_client_ip: changes nothing without `trusted_proxies`; add the addresses of your \
                  proxies"
                     .to_owned(),
@@ -59,12 +59,12 @@ fn proxies(policy: &Policy) -> Vec<String> {
     }
     let proxies = policy.trusted_proxies.texts();
     if let Some(all) = proxies.iter().find(|net| net.ends_with("/0")) {
-        doubts.push(format!(
+        warnings.push(format!(
             "trusted_proxies: `{all}` trusts every client to name its own address, so no limit and no \
              lock per address holds; list only your proxies"
         ));
     }
-    doubts
+    warnings
 }
 
 fn lists(policy: &Policy) -> Option<String> {
@@ -106,7 +106,7 @@ fn loose_limits(policy: &Policy, route: &Route) -> Vec<String> {
     let is_tighter = |tight: &Limit, loose: &Limit| {
         tight.period == loose.period && tight.amount <= loose.amount && !tight.shadow
     };
-    let doubt = |loose: &Limit| {
+    let warning = |loose: &Limit| {
         let mut limits = policy.key_limits.iter();
         let tight = limits.find(|tight| is_tighter(tight, loose))?;
         Some(format!(
@@ -115,20 +115,22 @@ fn loose_limits(policy: &Policy, route: &Route) -> Vec<String> {
             route.name()
         ))
     };
-    route.limits_per_key().iter().filter_map(doubt).collect()
+    route.limits_per_key().iter().filter_map(warning).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn doubts(text: &str) -> Vec<String> {
-        CompiledPolicy::new(text.parse().unwrap()).unwrap().doubts()
+    fn warnings(text: &str) -> Vec<String> {
+        CompiledPolicy::new(text.parse().unwrap())
+            .unwrap()
+            .warnings()
     }
 
     #[test]
     fn rules_without_effect_are_found() {
-        for (policy, doubt) in [
+        for (policy, warning) in [
             (
                 "protect = [\"/api/v1\", \"/api\"]",
                 "protect: `/api/v1` changes nothing, because `/api` covers it",
@@ -170,14 +172,14 @@ mod tests {
                 "route `x`: its limit `60/s` never refuses, because `50/s`",
             ),
         ] {
-            let found = doubts(policy);
+            let found = warnings(policy);
             assert_eq!(found.len(), 1, "{policy}: {found:?}");
-            assert!(found[0].starts_with(doubt), "{found:?}");
+            assert!(found[0].starts_with(warning), "{found:?}");
         }
     }
 
     #[test]
-    fn rules_with_an_effect_raise_no_doubt() {
+    fn rules_with_an_effect_raise_no_warning() {
         for policy in [
             "",
             "protect = []",
@@ -190,7 +192,7 @@ mod tests {
             "key_limits = [\"50/s shadow\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nlimits = [\"60/s\"]",
             "key_limits = [\"50/min\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nlimits = [\"60/s\"]",
         ] {
-            assert_eq!(doubts(policy), [""; 0], "{policy}");
+            assert_eq!(warnings(policy), [""; 0], "{policy}");
         }
     }
 }

@@ -5,15 +5,15 @@ use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::watch;
 
+use super::error::ServeError;
 use crate::guard::Topic;
 use crate::keyguard::KeyGuard;
 use crate::store::with_causes;
-use crate::sys::AtomicFile;
 use crate::time::Timestamp;
 use crate::time::duration::duration_argument;
 
@@ -23,13 +23,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BackupSettings {
     /// Write a verified copy of the data file to this directory regularly, such as
-    /// `keyguard-20261127T030000Z.redb`. Each data file needs a directory of its own
+    /// `keyguard-1f3a9c02-20261127T030000Z.redb`. Other data files may use the same directory
     #[arg(long, value_name = "DIR")]
     backup_dir: Option<PathBuf>,
     /// The time from one backup to the next
     #[arg(long, value_name = "DURATION", default_value = "1 day", value_parser = duration_argument, requires = "backup_dir")]
     backup_every: Duration,
-    /// The number of backups to keep in the directory; the oldest ones are deleted
+    /// The number of backups of the data file to keep in the directory; the oldest ones are deleted
     #[arg(
         long,
         value_name = "NUMBER",
@@ -40,15 +40,29 @@ pub(crate) struct BackupSettings {
 }
 
 impl BackupSettings {
-    /// Returns the backups of a data file, if there shall be any.
-    pub(crate) fn of(&self, file: &Path) -> Option<Backups> {
-        let stem = file.file_stem().unwrap_or_default();
-        Some(Backups {
-            dir: self.backup_dir.clone()?,
-            stem: stem.to_string_lossy().into_owned(),
+    /// Returns the backups of the data file of a guard, if there shall be any. Fails if the directory cannot be
+    /// read.
+    pub(super) fn of(&self, file: &Path, guard: &KeyGuard) -> Result<Option<Backups>, ServeError> {
+        let Some(dir) = &self.backup_dir else {
+            return Ok(None);
+        };
+        let id = guard.inner.store().file_id();
+        let id = id.map_err(|error| io::Error::other(error.describe()))?;
+        let backups = Backups {
+            dir: dir.clone(),
+            stem: file
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            id: format!("{:08x}", id.ok_or(ServeError::NoDataFile)?),
             every: self.backup_every,
             keep: self.keep.get(),
-        })
+        };
+        let dir = dir.clone();
+        let found = backups.list();
+        found.map_err(|source| ServeError::BackupDir { dir, source })?;
+        Ok(Some(backups))
     }
 }
 
@@ -58,49 +72,56 @@ pub(crate) struct Backups {
     dir: PathBuf,
     /// The name of the data file, without extension.
     stem: String,
+    /// The id of the data file, in hexadecimal digits.
+    id: String,
     every: Duration,
     keep: usize,
 }
 
 impl Backups {
-    /// Fails if the directory cannot be read.
-    pub(super) fn require_dir(&self) -> io::Result<()> {
-        self.list().map(drop)
-    }
-
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Writes backups until `end` changes.
     pub(super) async fn run(self, guard: KeyGuard, mut end: watch::Receiver<()>) {
-        let mut pause = self.until_due(guard.inner.now());
+        let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 _ = end.changed() => return,
             }
-            pause = self.until_due(guard.inner.now());
-            if !pause.is_zero() {
-                continue;
-            }
             let (backups, of) = (self.clone(), guard.clone());
-            let mut writing = tokio::task::spawn_blocking(move || backups.write(&of));
-            let written = tokio::select! {
-                written = &mut writing => written,
+            let mut work = tokio::task::spawn_blocking(move || backups.write_if_due(&of));
+            let done = tokio::select! {
+                done = &mut work => done,
                 _ = end.changed() => {
                     guard.inner.backup_progress().cancel();
-                    let _ = writing.await;
+                    let _ = work.await;
                     return;
                 }
             };
-            let written = written.unwrap_or_else(|panicked| Err(panicked.to_string()));
-            pause = match &written {
-                Ok(()) => self.until_due(guard.inner.now()),
-                Err(_) => self.every.min(LONGEST_PAUSE),
-            };
-            guard.inner.warnings().set(Topic::Backup, written.err());
+            pause = done.unwrap_or_else(|panicked| {
+                let warnings = guard.inner.warnings();
+                warnings.set(Topic::Backup, Some(panicked.to_string()));
+                self.pause_after_failure()
+            });
         }
+    }
+
+    /// Writes a backup if one is due. Returns the pause until the next look.
+    fn write_if_due(&self, guard: &KeyGuard) -> Duration {
+        let pause = self.until_due(guard.inner.now());
+        if !pause.is_zero() {
+            return pause;
+        }
+        let written = self.write(guard);
+        let pause = match &written {
+            Ok(()) => self.until_due(guard.inner.now()),
+            Err(_) => self.pause_after_failure(),
+        };
+        guard.inner.warnings().set(Topic::Backup, written.err());
+        pause
+    }
+
+    fn pause_after_failure(&self) -> Duration {
+        self.every.min(LONGEST_PAUSE)
     }
 
     /// Returns the time until a backup is due, at most [`LONGEST_PAUSE`]. Those of times that lie ahead do not
@@ -124,27 +145,27 @@ impl Backups {
             format!("the data file could not be backed up, which is tried again: {problem}")
         };
         // Otherwise each try would write a backup that is not found again.
-        self.require_dir()
-            .map_err(|error| failed(&error.to_string()))?;
+        self.list().map_err(|error| failed(&error.to_string()))?;
         let backup = guard.admin().backup(self.dir.join(self.name(now)));
         backup.map_err(|error| failed(&with_causes(&error)))?;
-        let kept = self.delete_old(now);
+        let kept = self.delete_old(now, |backup| fs::remove_file(backup));
         kept.map_err(|error| format!("old backups cannot be deleted: {error}"))
     }
 
-    /// Deletes all but the latest backups, and what killed processes left. Those of times that lie ahead stay.
-    /// Fails with the first error, after all others are deleted.
-    fn delete_old(&self, now: Timestamp) -> io::Result<()> {
+    /// Deletes all but the latest backups by `delete`. Those of times that lie ahead stay. Fails with the first
+    /// error, after all others are deleted.
+    fn delete_old(
+        &self,
+        now: Timestamp,
+        delete: impl Fn(&Path) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut found = self.list()?;
         found.retain(|(at, _)| *at <= now);
         found.sort();
         let old = found.len().saturating_sub(self.keep);
-        let deleted = found[..old]
-            .iter()
-            .map(|(_, backup)| fs::remove_file(backup));
+        let deleted = found[..old].iter().map(|(_, backup)| delete(backup));
         let is_failure = |error: &io::Error| error.kind() != io::ErrorKind::NotFound;
         let failures: Vec<_> = deleted.filter_map(Result::err).filter(is_failure).collect();
-        AtomicFile::remove_abandoned(&self.dir, SystemTime::now())?;
         failures.into_iter().next().map_or(Ok(()), Err)
     }
 
@@ -162,19 +183,25 @@ impl Backups {
         Ok(found)
     }
 
-    /// Returns the name of the backup of a time, such as `keyguard-20261127T030000Z.redb`.
+    /// Returns the name of the backup of a time, such as `keyguard-1f3a9c02-20261127T030000Z.redb`.
     fn name(&self, at: Timestamp) -> String {
         let time = at.to_string();
         let digits = time
             .chars()
             .take(SECONDS)
             .filter(char::is_ascii_alphanumeric);
-        format!("{}-{}Z{SUFFIX}", self.stem, digits.collect::<String>())
+        let digits: String = digits.collect();
+        format!("{}-{}-{digits}Z{SUFFIX}", self.stem, self.id)
     }
 
+    /// Returns the time of a backup by its name; `None` for all other files. The data file may have had another
+    /// name.
     fn time_of(&self, name: &OsStr) -> Option<Timestamp> {
-        let rest = name.to_str()?.strip_prefix(&self.stem)?.strip_prefix('-')?;
-        let digits = rest.strip_suffix(SUFFIX)?;
+        let (rest, digits) = name.to_str()?.strip_suffix(SUFFIX)?.rsplit_once('-')?;
+        let (_, id) = rest.rsplit_once('-')?;
+        if id != self.id {
+            return None;
+        }
         if digits.len() != "20261127T030000Z".len() || !digits.is_ascii() {
             return None;
         }
@@ -201,6 +228,7 @@ mod tests {
         Backups {
             dir: dir.into(),
             stem: "keyguard".into(),
+            id: "1f3a9c02".into(),
             every: 24 * HOUR,
             keep: 3,
         }
@@ -214,19 +242,29 @@ mod tests {
         fs::write(backups.dir.join(backups.name(at)), "").unwrap();
     }
 
+    fn names(dir: &Path) -> Vec<String> {
+        let files = fs::read_dir(dir).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn names_tell_the_time_of_a_backup() {
         let backups = backups(Path::new("."));
         let name = backups.name(now());
-        assert_eq!(name, "keyguard-20261127T030000Z.redb");
+        assert_eq!(name, "keyguard-1f3a9c02-20261127T030000Z.redb");
         let at = backups.time_of(name.as_ref()).unwrap();
         assert_eq!(at.to_string(), "2026-11-27T03:00:00Z");
         for other in [
             "keyguard.redb",
             "keyguard-monday.redb",
-            "keyguard-20261127T030000Z.redb.secret",
-            "other-20261127T030000Z.redb",
-            "keyguard-20261327T030000Z.redb",
+            "keyguard-1f3a9c02-monday.redb",
+            "keyguard-1f3a9c02-20261127T030000Z.redb.secret",
+            "keyguard-20261127T030000Z.redb",
+            "keyguard-1f3a9c03-20261127T030000Z.redb",
+            "keyguard-1f3a9c02-20261327T030000Z.redb",
         ] {
             assert_eq!(backups.time_of(other.as_ref()), None, "{other}");
         }
@@ -253,29 +291,42 @@ mod tests {
             add(&backups, now().minus(age * HOUR));
         }
         add(&backups, now().plus(HOUR));
-        for other in ["keyguard.redb", "other-20201127T030000Z.redb", "notes"] {
-            fs::write(dir.path().join(other), "").unwrap();
+        let renamed = "before-1f3a9c02-20251127T030000Z.redb";
+        let other = "keyguard-00000001-20251127T030000Z.redb";
+        for name in ["keyguard.redb", renamed, other, "notes"] {
+            fs::write(dir.path().join(name), "").unwrap();
         }
-        backups.delete_old(now()).unwrap();
-        let mut names: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .collect::<Result<_, _>>()
+        backups
+            .delete_old(now(), |backup| fs::remove_file(backup))
             .unwrap();
-        names.sort_by_key(fs::DirEntry::file_name);
-        let names = names
-            .iter()
-            .map(|file| file.file_name().into_string().unwrap());
         assert_eq!(
-            names.collect::<Vec<_>>(),
+            names(dir.path()),
             [
-                "keyguard-20261127T010000Z.redb",
-                "keyguard-20261127T020000Z.redb",
-                "keyguard-20261127T030000Z.redb",
-                "keyguard-20261127T040000Z.redb",
+                other,
+                "keyguard-1f3a9c02-20261127T010000Z.redb",
+                "keyguard-1f3a9c02-20261127T020000Z.redb",
+                "keyguard-1f3a9c02-20261127T030000Z.redb",
+                "keyguard-1f3a9c02-20261127T040000Z.redb",
                 "keyguard.redb",
                 "notes",
-                "other-20201127T030000Z.redb",
             ]
         );
+    }
+
+    #[test]
+    fn rotation_goes_on_after_a_backup_that_cannot_be_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let backups = backups(dir.path());
+        for age in 0..6 {
+            add(&backups, now().minus(age * HOUR));
+        }
+        let stuck = backups.name(now().minus(4 * HOUR));
+        let deleted = backups.delete_old(now(), |backup| match backup.ends_with(&stuck) {
+            true => Err(io::ErrorKind::PermissionDenied.into()),
+            false => fs::remove_file(backup),
+        });
+        assert_eq!(deleted.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let left = names(dir.path());
+        assert_eq!((left.len(), &left[0]), (4, &stuck));
     }
 }

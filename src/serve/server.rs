@@ -23,10 +23,7 @@ pub(crate) fn serve(guard: KeyGuard, settings: &Settings, file: &Path) -> Result
     if !is_local && guard.inner.has_weak_admin_key() {
         return Err(ServeError::WeakAdminKey);
     }
-    let backups = settings.backups.of(file);
-    if let Some(backups) = &backups {
-        require_dir(backups, &guard)?;
-    }
+    let backups = settings.backups.of(file, &guard)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -39,18 +36,6 @@ pub(crate) fn serve(guard: KeyGuard, settings: &Settings, file: &Path) -> Result
     guard.close()?;
     log.emit(&Event::Stopped);
     Ok(())
-}
-
-fn require_dir(backups: &Backups, guard: &KeyGuard) -> Result<(), ServeError> {
-    if guard.inner.store().is_remote() {
-        return Err(ServeError::NoDataFile);
-    }
-    backups
-        .require_dir()
-        .map_err(|source| ServeError::BackupDir {
-            dir: backups.dir().into(),
-            source,
-        })
 }
 
 async fn run(

@@ -7,7 +7,7 @@ use crate::lockout::{Lock, LockChange};
 use crate::model::{
     AuditEntry, BackendHealth, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery,
 };
-use crate::sys::{Deadline, MaybeReady};
+use crate::sys::{Deadline, DiskSpace, MaybeReady};
 use crate::time::Timestamp;
 
 use super::copy::{CopyError, CopyProgress, FileCopy};
@@ -210,10 +210,17 @@ pub(crate) trait Store: UsageStore {
         false
     }
 
-    /// Returns the space on the disk of the data file, if there is one.
+    /// Returns the length of the data file and the space on its disk, if there is one.
     #[cfg_attr(not(any(feature = "metrics", feature = "serve")), allow(dead_code))]
-    fn disk(&self) -> Option<DiskSpace> {
+    fn file_space(&self) -> Option<FileSpace> {
         None
+    }
+
+    /// Returns the number that the data file shares with its copies alone; `None` for a database of another
+    /// server.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    fn file_id(&self) -> Result<Option<u32>, StoreError> {
+        Ok(None)
     }
 
     /// Reads all rows, and returns what is damaged. Fails for a database of another server.
@@ -247,13 +254,14 @@ pub(crate) struct Resolved {
     pub(crate) balances: Option<Vec<(SubjectId, Vec<SavedCounter>)>>,
 }
 
-/// Space on the disk of a data file, in bytes.
+/// The length of a data file and the space on its disk.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(any(feature = "metrics", feature = "serve")), allow(dead_code))]
-pub(crate) struct DiskSpace {
-    pub(crate) file: u64,
-    /// What the user of this process may still write; `None` if the system does not tell.
-    pub(crate) free: Option<u64>,
+pub(crate) struct FileSpace {
+    /// In bytes.
+    pub(crate) len: u64,
+    /// `None` if the system does not tell.
+    pub(crate) disk: Option<DiskSpace>,
 }
 
 /// A change of a shared store by another process.

@@ -1,6 +1,7 @@
 //! The results and the progress of copying a data file.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 
 /// A new data file with all rows of another one, written by [`Admin::backup`](crate::Admin::backup),
-/// [`KeyGuard::copy`](crate::KeyGuard::copy) or [`KeyGuard::compact`](crate::KeyGuard::compact), and read back.
+/// [`KeyGuard::backup`](crate::KeyGuard::backup), [`KeyGuard::restore`](crate::KeyGuard::restore) or
+/// [`KeyGuard::compact`](crate::KeyGuard::compact), and read back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FileCopy {
@@ -19,6 +21,9 @@ pub struct FileCopy {
     /// Damaged blocks of requests, which the new file lacks. [`KeyGuard::verify`](crate::KeyGuard::verify) of the
     /// original names what is lost.
     pub lost_blocks: u64,
+    /// Tables with damaged requests that were set aside earlier, which the new file lacks.
+    /// [`KeyGuard::verify`](crate::KeyGuard::verify) of the original lists them.
+    pub tables_set_aside: u64,
 }
 
 /// Why a data file was not copied. Nothing is left at the target.
@@ -35,7 +40,7 @@ pub(crate) enum CopyError {
 pub(crate) struct CopyProgress {
     rows: AtomicU64,
     total: AtomicU64,
-    is_cancelled: AtomicBool,
+    is_cancelled: Arc<AtomicBool>,
 }
 
 impl CopyProgress {
@@ -54,7 +59,7 @@ impl CopyProgress {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         match self.is_cancelled.load(Ordering::Relaxed) {
             false => Ok(()),
-            true => Err(CopyError::Target(io::Error::other("it was cancelled"))),
+            true => Err(CopyError::Target(cancelled())),
         }
     }
 
@@ -67,8 +72,16 @@ impl CopyProgress {
     }
 
     /// Makes this copy and all later ones fail.
-    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
     pub(crate) fn cancel(&self) {
         self.is_cancelled.store(true, Ordering::Relaxed);
     }
+
+    /// Returns the flag that [`Self::cancel`] sets.
+    pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_cancelled)
+    }
+}
+
+pub(crate) fn cancelled() -> io::Error {
+    io::Error::other("it was cancelled")
 }

@@ -25,7 +25,7 @@ pub(crate) mod usage_counts;
 mod verification;
 
 pub(crate) use self::audit::{AuditContext, CompletedRequest, IdempotencyKey, PROGRAM};
-pub(crate) use self::backend::{ChangeEvent, DiskSpace, Resolved, SavedSet, Store, UsageStore};
+pub(crate) use self::backend::{ChangeEvent, FileSpace, Resolved, SavedSet, Store, UsageStore};
 #[cfg(all(feature = "cli", any(feature = "import", feature = "postgres")))]
 pub(crate) use self::changes::FIRST_SECRET;
 pub(crate) use self::changes::{

@@ -1,5 +1,7 @@
 //! Atomic creation of private files.
 
+#[cfg(unix)]
+use std::fs::TryLockError;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,11 +10,8 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = ".keyguard-";
 const SUFFIX: &str = ".new";
 
-#[cfg(feature = "serve")]
-const ABANDONED_AFTER: std::time::Duration = std::time::Duration::from_secs(86_400);
-
 /// A temporary file with mode 0600 and a random name, in the directory of its target. Dropping it
-/// removes the temporary name.
+/// removes the temporary name. It is locked (on Unix, as by `flock`), to tell it from that of a killed process.
 #[derive(Debug)]
 pub(crate) struct AtomicFile {
     path: PathBuf,
@@ -21,6 +20,16 @@ pub(crate) struct AtomicFile {
 
 impl AtomicFile {
     pub(crate) fn new(target: &Path) -> io::Result<Self> {
+        loop {
+            let new = Self::create(target)?;
+            // Otherwise another process has taken it for abandoned.
+            if new.lock()? {
+                return Ok(new);
+            }
+        }
+    }
+
+    fn create(target: &Path) -> io::Result<Self> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let name = format!("{PREFIX}{:016x}{SUFFIX}", u64::from_le_bytes(random));
@@ -33,21 +42,58 @@ impl AtomicFile {
         Ok(Self { path, file })
     }
 
-    /// Removes the temporary files of killed processes in a directory: those that were not written for a day.
-    #[cfg(feature = "serve")]
-    pub(crate) fn remove_abandoned(dir: &Path, now: std::time::SystemTime) -> io::Result<()> {
-        for file in fs::read_dir(dir)? {
-            let (file, name) = file.map(|file| (file.path(), file.file_name()))?;
-            let is_temporary = name
+    /// Locks the file. Returns whether it still has its name.
+    #[cfg(unix)]
+    fn lock(&self) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+
+        match self.file.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(false),
+            // A file system without locks, where nothing is taken for abandoned.
+            Err(TryLockError::Error(_)) => Ok(true),
+            Ok(()) => Ok(self.file.metadata()?.nlink() > 0),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn lock(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// Removes the temporary files of killed processes in the directory of a target, as far as that is possible.
+    #[cfg(unix)]
+    pub(crate) fn remove_abandoned(target: &Path) {
+        let Ok(files) = fs::read_dir(directory_of(target)) else {
+            return;
+        };
+        for file in files.flatten() {
+            let is_temporary = file
+                .file_name()
                 .to_str()
                 .is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
-            // Absent if another process has completed it meanwhile.
-            let written = fs::metadata(&file).and_then(|found| found.modified());
-            let age = written.map(|written| now.duration_since(written).unwrap_or_default());
-            if is_temporary && age.is_ok_and(|age| age > ABANDONED_AFTER) {
-                fs::remove_file(&file)?;
+            if is_temporary && file.file_type().is_ok_and(|kind| kind.is_file()) {
+                let _ = remove_if_abandoned(&file.path());
             }
         }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn remove_abandoned(_: &Path) {}
+
+    /// Gives the file to the owner of its directory, if this process is of root.
+    #[cfg(unix)]
+    pub(crate) fn give_to_owner_of_directory(&self) -> io::Result<()> {
+        use std::os::unix::fs::{MetadataExt, fchown};
+
+        let owner = fs::metadata(directory_of(&self.path))?;
+        match rustix::process::geteuid().is_root() && owner.uid() != 0 {
+            true => fchown(&self.file, Some(owner.uid()), Some(owner.gid())),
+            false => Ok(()),
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn give_to_owner_of_directory(&self) -> io::Result<()> {
         Ok(())
     }
 
@@ -98,6 +144,25 @@ impl Drop for AtomicFile {
     }
 }
 
+#[cfg(unix)]
+fn remove_if_abandoned(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+    use rustix::fs::OFlags;
+
+    let mut options = OpenOptions::new();
+    // Another user may have put anything else in its place meanwhile.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    options.read(true).custom_flags(flags.bits().cast_signed());
+    let file = options.open(path)?;
+    // A file that has got its name needs no other one.
+    let is_complete = file.metadata()?.nlink() > 1;
+    match is_complete || file.try_lock().is_ok() {
+        true => fs::remove_file(path),
+        false => Ok(()),
+    }
+}
+
 /// The errors of FAT, some network file systems and some sandboxes.
 fn no_hard_links(error: &io::Error) -> bool {
     matches!(
@@ -108,11 +173,87 @@ fn no_hard_links(error: &io::Error) -> bool {
 
 #[cfg(unix)]
 fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(directory_of(path))?.sync_all()
+}
+
+#[cfg(unix)]
+fn directory_of(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| parent.as_os_str() != "");
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    parent.unwrap_or(Path::new("."))
 }
 
 #[cfg(not(unix))]
 fn sync_directory_of(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let files = fs::read_dir(dir).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_temporary_files_that_no_process_holds_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        let held = AtomicFile::new(&target).unwrap();
+        for name in [
+            ".keyguard-1.new",
+            ".keyguard-1.new2",
+            "keyguard-1.new",
+            "target",
+        ] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        symlink(&target, dir.path().join(".keyguard-2.new")).unwrap();
+        fs::create_dir(dir.path().join(".keyguard-3.new")).unwrap();
+        let complete = AtomicFile::new(&target).unwrap();
+        complete.take_name(&dir.path().join("complete")).unwrap();
+        assert!(complete.path.exists());
+        AtomicFile::remove_abandoned(&target);
+        let kept = [
+            ".keyguard-1.new2",
+            ".keyguard-2.new",
+            ".keyguard-3.new",
+            "complete",
+            "keyguard-1.new",
+            "target",
+        ];
+        let mut expected: Vec<_> = kept.map(str::to_owned).into();
+        expected.push(held.path.file_name().unwrap().to_str().unwrap().to_owned());
+        expected.sort();
+        assert_eq!(names(dir.path()), expected);
+
+        drop(held);
+        let abandoned = AtomicFile::new(&target).unwrap();
+        fs::write(&abandoned.path, "partly").unwrap();
+        // As at the end of the process.
+        abandoned.file.unlock().unwrap();
+        AtomicFile::remove_abandoned(&target);
+        assert_eq!(names(dir.path()), kept);
+    }
+
+    #[test]
+    fn file_that_was_taken_for_abandoned_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        let new = AtomicFile::create(&target).unwrap();
+        let other = File::open(&new.path).unwrap();
+        other.lock().unwrap();
+        assert!(!new.lock().unwrap(), "being removed");
+        fs::remove_file(&new.path).unwrap();
+        drop(other);
+        assert!(!new.lock().unwrap(), "removed");
+        let new = AtomicFile::create(&target).unwrap();
+        assert!(new.lock().unwrap());
+    }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 /// The space of a file system, in bytes.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) struct DiskSpace {
     /// What this user may still write.
     pub(crate) available: u64,
@@ -27,6 +28,7 @@ impl DiskSpace {
     }
 
     /// Whether less than a tenth and less than 1 GiB is left.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
     pub(crate) fn is_nearly_full(self) -> bool {
         self.available < self.total / 10 && self.available < 1 << 30
     }

@@ -1,7 +1,6 @@
 //! Services of the operating system: files, processes, locks, waiting.
 
 mod atomic_file;
-#[cfg(feature = "cli")]
 mod disk_space;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod io_thread;
@@ -30,7 +29,6 @@ pub(crate) use tokio::time::Instant;
 pub(crate) use tokio::time::Instant as MonotonicInstant;
 
 pub(crate) use self::atomic_file::AtomicFile;
-#[cfg(feature = "cli")]
 pub(crate) use self::disk_space::DiskSpace;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) use self::io_thread::spawn_io;

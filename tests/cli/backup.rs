@@ -33,9 +33,11 @@ fn restored(dir: &TempDir, backup: &str) -> TempDir {
 fn others(dir: &TempDir) -> Vec<String> {
     let files = fs::read_dir(dir).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-    names
+    let mut others: Vec<_> = names
         .filter(|name| !name.starts_with("keyguard.redb"))
-        .collect()
+        .collect();
+    others.sort();
+    others
 }
 
 #[test]
@@ -201,4 +203,93 @@ fn compacted_file_keeps_everything_and_its_mode() {
     assert_eq!(done(dir.path(), &["list-keys", "--json"]), before);
     assert_eq!(others(&dir), Vec::<String>::new());
     assert!(done(dir.path(), &["verify"]).contains("\nstate: sound\n"));
+}
+
+/// Temporary files of running processes are locked.
+#[cfg(unix)]
+#[test]
+fn temporary_files_of_killed_processes_are_removed() {
+    for arguments in [["backup", "monday.redb"].as_slice(), &["compact"]] {
+        let dir = home();
+        fs::write(dir.path().join(".keyguard-1.new"), "partly").unwrap();
+        let held = fs::File::create(dir.path().join(".keyguard-2.new")).unwrap();
+        held.lock().unwrap();
+        done(dir.path(), arguments);
+        let written = arguments.get(1).map(ToString::to_string);
+        let expected: Vec<_> = [".keyguard-2.new".to_owned()]
+            .into_iter()
+            .chain(written)
+            .collect();
+        assert_eq!(others(&dir), expected);
+    }
+}
+
+/// Stops the command when its temporary file appears, so that the signal comes before the end.
+#[cfg(unix)]
+#[test]
+fn interrupted_copies_leave_nothing() {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let dir = home();
+    let kg = open(dir.path());
+    let keys: Vec<_> = (0..4_000)
+        .map(|n| CreateKey::new("acme", format!("key {n}")))
+        .collect();
+    kg.admin().create_keys(&keys).unwrap();
+    kg.close().unwrap();
+    let data = fs::read(dir.path().join("keyguard.redb")).unwrap();
+    done(dir.path(), &["backup", "original.redb"]);
+    for arguments in [
+        ["backup", "monday.redb"].as_slice(),
+        &["compact"],
+        &["--db", "new.redb", "restore", "original.redb"],
+    ] {
+        for signal in [Signal::INT, Signal::TERM] {
+            let mut command = keyguard(dir.path(), arguments);
+            let mut child = command
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let pid = Pid::from_child(&child);
+            while others(&dir) == ["original.redb"] {
+                assert!(child.try_wait().unwrap().is_none(), "it ended early");
+            }
+            for signal in [Signal::STOP, signal, Signal::CONT] {
+                kill_process(pid, signal).unwrap();
+            }
+            let output = child.wait_with_output().unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+            assert!(error.contains("it was cancelled"), "{error}");
+            assert_eq!(others(&dir), ["original.redb"]);
+        }
+    }
+    assert!(fs::read(dir.path().join("keyguard.redb")).unwrap() == data);
+}
+
+/// Otherwise the service that uses the directory could not open it.
+#[cfg(unix)]
+#[test]
+fn file_that_root_restores_belongs_to_the_owner_of_its_directory() {
+    use std::os::unix::fs::{MetadataExt, chown};
+
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = home();
+    let shown = done(dir.path(), &["backup", "monday.redb"]);
+    assert!(!shown.contains("\nowner:"), "{shown}");
+    let backup = dir.path().join("monday.redb");
+    let other = TempDir::new().unwrap();
+    chown(other.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let shown = done(other.path(), &["restore", backup.to_str().unwrap()]);
+    let owner = "\nowner: user 65534, to whom the directory belongs\n";
+    assert!(shown.contains(owner), "{shown}");
+    let restored = fs::metadata(other.path().join("keyguard.redb")).unwrap();
+    assert_eq!(
+        (restored.uid(), restored.gid(), restored.mode() & 0o777),
+        (NOBODY, NOBODY, 0o600)
+    );
+    assert_eq!(fs::metadata(&backup).unwrap().uid(), 0);
 }

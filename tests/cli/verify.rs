@@ -15,8 +15,8 @@ fn home() -> TempDir {
     dir
 }
 
-/// Alters the page of the data file that contains only rows of the table `keys`.
-fn damage_keys(dir: &TempDir) {
+/// Alters the page of the data file that contains only rows of a table.
+fn damage(dir: &TempDir, table: &str) {
     let file = dir.path().join("keyguard.redb");
     let sound = fs::read(&file).unwrap();
     for page in 0..sound.len() / 4_096 {
@@ -24,11 +24,11 @@ fn damage_keys(dir: &TempDir) {
         bytes[page * 4_096 + 1_000] ^= 1;
         fs::write(&file, bytes).unwrap();
         let found = KeyGuard::verify(&file).map_or(Vec::new(), |found| found.damage);
-        if matches!(found.as_slice(), [damage] if damage.table == "keys") {
+        if matches!(found.as_slice(), [damage] if damage.table == table) {
             return;
         }
     }
-    panic!("no page contains keys");
+    panic!("no page contains {table}");
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn sound_file_is_verified_without_its_secret() {
 #[test]
 fn damage_is_named_and_exits_with_1() {
     let dir = home();
-    damage_keys(&dir);
+    damage(&dir, "keys");
     let output = run(dir.path(), &["verify"]);
     assert_eq!(output.status.code(), Some(1));
     let shown = String::from_utf8(output.stdout).unwrap();
@@ -86,4 +86,13 @@ fn file_is_verified_through_the_process_that_holds_it() {
     let reply: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(reply, serde_json::to_value(&found).unwrap());
     assert!(found.is_sound());
+}
+
+/// What else is known of the keys is shown.
+#[test]
+fn listings_do_without_a_damaged_table_of_old_texts() {
+    let dir = home();
+    let before = done(dir.path(), &["list-keys", "--json"]);
+    damage(&dir, "key credentials");
+    assert_eq!(done(dir.path(), &["list-keys", "--json"]), before);
 }

@@ -954,3 +954,18 @@ fn assert_says(error: &dyn Display, text: &str) {
     let said = error.to_string();
     assert!(said.contains(text), "`{said}` does not say `{text}`");
 }
+
+/// Otherwise a stop would wait for the copy and for reading it back.
+#[test]
+fn closing_cancels_backups() {
+    let home = Home::new();
+    let kg = home.open();
+    let admin = kg.admin();
+    admin.backup(home.dir().join("before.redb")).unwrap();
+    kg.close().unwrap();
+    let error = admin.backup(home.dir().join("after.redb")).unwrap_err();
+    let AdminError::BackupNotWritten { source, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(source.to_string(), "it was cancelled");
+}

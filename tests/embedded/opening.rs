@@ -160,7 +160,7 @@ fn file_of_an_older_format_is_refused() {
         &[
             name(&home.file()),
             "has format 1",
-            "reads format 6",
+            "reads format 7",
             "use the version that wrote it",
         ],
     );
@@ -169,23 +169,23 @@ fn file_of_an_older_format_is_refused() {
 
 #[test]
 fn file_of_a_newer_format_is_refused() {
-    let home = of_format(7);
+    let home = of_format(8);
     // The format is checked first; other formats may store the secret's fingerprint differently.
     let refused = refused(
         &home.file(),
         Config::new("another secret"),
         &[
             name(&home.file()),
-            "has format 7",
-            "reads format 6",
+            "has format 8",
+            "reads format 7",
             "use the version that wrote it",
         ],
     );
     assert!(matches!(
         refused,
         OpenError::NewerFormat {
-            found: 7,
-            supported: 6,
+            found: 8,
+            supported: 7,
             ..
         }
     ));
@@ -547,6 +547,31 @@ mod unix {
         assert_eq!(mode(&file), 0o644, "what may not be ours stays as it was");
         drop(KeyGuard::open(&file, Config::default()).unwrap());
         assert_eq!(mode(&file), 0o600);
+    }
+
+    /// Such as on a read-only disk.
+    #[test]
+    fn read_only_backup_is_verified_and_restored() {
+        let test = "unix::read_only_backup_is_verified_and_restored";
+        let Some(file) = in_unprivileged_child(test, closed) else {
+            return;
+        };
+        let dir = file.parent().unwrap();
+        let backup = dir.join("backup/monday.redb");
+        fs::create_dir(dir.join("backup")).unwrap();
+        KeyGuard::backup(&file, &backup).unwrap();
+        set_mode(&backup, 0o400);
+        set_mode(&dir.join("backup"), 0o500);
+        assert!(KeyGuard::verify(&backup).unwrap().is_sound());
+        let restored = dir.join("restored.redb");
+        KeyGuard::restore(&backup, &restored).unwrap();
+        assert_eq!(mode(&restored), 0o600);
+        assert!(KeyGuard::verify(&restored).unwrap().is_sound());
+        assert!(matches!(
+            KeyGuard::compact(&backup),
+            Err(OpenError::ReadOnly { .. })
+        ));
+        set_mode(&dir.join("backup"), 0o700);
     }
 
     #[test]

@@ -740,6 +740,8 @@ fn refused_grpc_requests_get_a_grpc_status() {
     assert_eq!(unknown.field("grpc-status"), "16");
     assert_eq!(unknown.field("grpc-message"), "The API key is not valid.");
     assert!(!unknown.has("grpc-retry-pushback-ms"));
+    // A cache stores responses with status 200.
+    assert_eq!(unknown.field("cache-control"), "no-store");
 
     let key = good.raw_key.expose();
     assert!(!call(key).has("grpc-status"));

@@ -8,7 +8,8 @@ use crate::common::program::{done, keyguard, refused};
 use crate::common::server::{Server, check};
 use crate::common::wait_until;
 use crate::server::{data_file, terminate};
-use keyguard::{Config, KeyGuard};
+use keyguard::{Config, CreateKey, KeyGuard};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,6 +23,22 @@ fn names(dir: &Path) -> BTreeSet<String> {
     let files = fs::read_dir(dir).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".redb")).collect()
+}
+
+/// Returns the ids of data files in names such as `keyguard-1f3a9c02-20261127T030000Z.redb`.
+fn ids(names: &BTreeSet<String>) -> BTreeSet<String> {
+    let id = |name: &String| {
+        let parts: Vec<_> = name.split('-').collect();
+        let [stem, id, time] = parts[..] else {
+            panic!("{name}");
+        };
+        assert!(
+            stem == "keyguard" && id.len() == 8 && time.starts_with("20"),
+            "{name}"
+        );
+        id.to_owned()
+    };
+    names.iter().map(id).collect()
 }
 
 /// Opens a backup beside a copy of the secret.
@@ -50,10 +67,7 @@ fn scheduled_backups_are_complete_and_the_oldest_are_deleted() {
     terminate(&mut server);
     let left = names(backups.path());
     assert!(left.len() <= 3, "{left:?}");
-    assert!(
-        left.iter().all(|name| name.starts_with("keyguard-20")),
-        "{left:?}"
-    );
+    assert_eq!(ids(&left).len(), 1, "{left:?}");
     let all = fs::read_dir(&backups).unwrap().count();
     assert_eq!(all, left.len(), "a temporary file is left");
     let mut last = 0;
@@ -64,6 +78,67 @@ fn scheduled_backups_are_complete_and_the_oldest_are_deleted() {
         last = found.requests;
     }
     assert!(last > 0);
+}
+
+/// Their names once had only the name of the data file.
+#[test]
+fn data_files_of_one_name_may_share_a_directory() {
+    let (dirs, backups) = (
+        [TempDir::new().unwrap(), TempDir::new().unwrap()],
+        TempDir::new().unwrap(),
+    );
+    let mut servers = dirs.each_ref().map(|dir| {
+        data_file(dir.path(), 60);
+        let schedule = ["--backup-dir", backups.path().to_str().unwrap()];
+        let schedule = [&schedule[..], &["--backup-every", "1s", "--keep", "1"]].concat();
+        serve(dir.path(), &schedule)
+    });
+    let mut seen = BTreeSet::new();
+    wait_until(|| {
+        seen.append(&mut names(backups.path()));
+        let written = |id: &String| {
+            seen.iter()
+                .filter(|name| name.contains(id.as_str()))
+                .count()
+        };
+        let ids = ids(&seen);
+        ids.len() == 2 && ids.iter().all(|id| written(id) >= 3)
+    });
+    servers.iter_mut().for_each(terminate);
+    let left = names(backups.path());
+    assert_eq!(ids(&left), ids(&seen), "{left:?}");
+}
+
+/// Stops the server when the temporary file appears, so that the signal comes before the end of the backup.
+#[test]
+fn a_stop_does_not_wait_for_a_backup() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    let keys: Vec<_> = (0..6_000)
+        .map(|n| CreateKey::new("acme", format!("key {n}")))
+        .collect();
+    kg.admin().create_keys(&keys).unwrap();
+    kg.close().unwrap();
+    let backups = TempDir::new().unwrap();
+    let mut server = serve(
+        dir.path(),
+        &["--backup-dir", backups.path().to_str().unwrap()],
+    );
+    let files = || fs::read_dir(&backups).unwrap().count();
+    while files() == 0 {
+        std::thread::yield_now();
+    }
+    let pid = Pid::from_child(&server.child);
+    for signal in [Signal::STOP, Signal::TERM, Signal::CONT] {
+        kill_process(pid, signal).unwrap();
+    }
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert_eq!(
+        files(),
+        0,
+        "a backup was completed, or a temporary file is left"
+    );
 }
 
 #[test]
@@ -92,6 +167,12 @@ fn directory_that_cannot_be_written_is_reported() {
         shown["warnings"].to_string()
     };
     wait_until(|| warnings().contains("could not be backed up"));
+    let examined = keyguard(dir, &["doctor", "--ignore", "secret,files,disk", "--json"]).output();
+    let found: Value = serde_json::from_slice(&examined.unwrap().stdout).unwrap();
+    let finding = &found["findings"][0];
+    assert_eq!(finding["area"], "data", "{found}");
+    let problem = finding["problem"].as_str().unwrap();
+    assert!(problem.contains("could not be backed up"), "{problem}");
     fs::rename(&away, &backups).unwrap();
     wait_until(|| !warnings().contains("could not be backed up"));
     terminate(&mut server);

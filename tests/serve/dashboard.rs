@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::browser::{Browser, ENTER, ESCAPE, TAB};
 use crate::common::Random;
-use crate::common::server::{Server, check};
+use crate::common::server::{Server, check, get, request};
 use crate::server::{ADMIN_KEY, data_file, serve};
 use keyguard::{ClientIp, Config, CreateKey, KeyGuard, LockDuration, ManualClock, Timestamp};
 use serde_json::{Value, json};
@@ -87,6 +87,44 @@ fn administrator_creates_uses_and_revokes_a_key() {
     assert_eq!(
         browser.run("return sessionStorage.length + localStorage.length"),
         0
+    );
+    assert_eq!(browser.messages(), [""; 0]);
+}
+
+/// Fields that were changed elsewhere meanwhile are not set back.
+#[test]
+fn a_change_has_only_the_edited_fields() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &[]);
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/admin/ui/", server.address));
+    sign_in(&browser);
+    go_to(&browser, "keys");
+    browser.press("shop");
+    browser.press("Change");
+    browser.wait_for("document.querySelector('#field-scopes')");
+    let fields = [
+        ("X-Admin-Key", ADMIN_KEY),
+        ("Content-Type", "application/json"),
+    ];
+    let elsewhere = r#"{"label": "till", "rate_limit_per_minute": 7}"#;
+    let changed = request(
+        &server.address,
+        "PATCH",
+        "/admin/keys/1",
+        &fields,
+        elsewhere,
+    );
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    browser.enter("#field-scopes", "write");
+    browser.press_in_dialog("Save");
+    browser.wait_for("!document.querySelector('dialog')");
+    let key: Value =
+        serde_json::from_str(&get(&server.address, "/admin/keys/1", &fields).body).unwrap();
+    assert_eq!(
+        [&key["scopes"], &key["label"], &key["rate_limit_per_minute"]],
+        [&json!(["write"]), &json!("till"), &json!(7)]
     );
     assert_eq!(browser.messages(), [""; 0]);
 }

@@ -5,7 +5,8 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
 
-use crate::common::server::{get, request};
+use crate::common::program::{done, keyguard};
+use crate::common::server::{Server, get, request};
 use crate::common::wait_until;
 use crate::server::{data_file, serve, terminate};
 use parking_lot::Mutex;
@@ -138,4 +139,24 @@ fn a_collector_that_is_away_delays_nothing() {
         assert_eq!(response.status, 200);
     }
     terminate(&mut server);
+}
+
+/// The variable may be meant for all programs of a machine.
+#[test]
+fn an_unusable_address_in_the_environment_is_a_warning() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let mut command = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://127.0.0.1:4317");
+    let mut server = Server::spawn(command);
+    let stats: Value = serde_json::from_str(&done(dir.path(), &["stats", "--json"])).unwrap();
+    let warning = "no spans are exported: OTEL_EXPORTER_OTLP_ENDPOINT cannot be used: ";
+    let warnings = stats["warnings"].as_array().unwrap();
+    let mut texts = warnings.iter().map(|text| text.as_str().unwrap());
+    assert!(texts.any(|text| text.starts_with(warning)), "{warnings:?}");
+    terminate(&mut server);
+
+    let mut command = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    command.args(["--otlp-endpoint", "grpc://127.0.0.1:4317"]);
+    assert_eq!(command.output().unwrap().status.code(), Some(2));
 }

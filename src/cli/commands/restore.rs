@@ -1,6 +1,6 @@
 //! `restore`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -23,6 +23,21 @@ pub(crate) struct Opts {
     backup: PathBuf,
 }
 
+/// Names the owner of a restored file that belongs to another user.
+#[cfg(unix)]
+fn other_owner(file: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+
+    let owner = std::fs::metadata(file).ok()?.uid();
+    let is_other = owner != rustix::process::geteuid().as_raw();
+    is_other.then(|| format!("user {owner}, to whom the directory belongs"))
+}
+
+#[cfg(not(unix))]
+fn other_owner(_: &Path) -> Option<String> {
+    None
+}
+
 /// Needs no secret.
 pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     require_file(&cli.db)?;
@@ -31,6 +46,7 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         "note",
         "keys that were revoked since the backup are accepted again".to_owned(),
     )];
+    notes.extend(other_owner(&cli.db).map(|owner| ("owner", owner)));
     let secret = secret_path(&cli.db);
     if !secret.exists() {
         let text = format!("put that of the backup in {}", secret.display());

@@ -40,4 +40,4 @@ pub(crate) use self::totals::RecordCounts;
 
 /// The format that this version writes, and the only one that it reads. A data file states its format
 /// in its [preamble](data_file::preamble).
-pub(crate) const FORMAT: u32 = 6;
+pub(crate) const FORMAT: u32 = 7;

@@ -1,20 +1,22 @@
 //! The blocks of the database in a file, with checksums.
 
 mod load;
+mod read_only;
 mod tables;
-mod view;
 
 use std::io;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 use redb::{BackendError, StorageBackend};
 use smallvec::SmallVec;
 
+pub(super) use self::read_only::ReadOnlyFile;
+
 use self::load::{Loaded, load};
 use self::tables::Tables;
-use self::view::View;
 use crate::store::codec::FORMAT;
 use crate::store::codec::data_file::{
     BLOCK, ChecksumTable, DATABASE_HEADER, FRONT, HEADERS, Header, SECTOR, file_len, preamble, runs,
@@ -101,9 +103,9 @@ impl BlockFile {
         }
     }
 
-    /// Returns the file for another reader in this process.
-    pub(super) fn view(&self) -> View {
-        View(Arc::clone(&self.file))
+    /// Returns the file for another reader in this process, whose reads fail after `is_cancelled` is set.
+    pub(super) fn read_only(&self, is_cancelled: Arc<AtomicBool>) -> ReadOnlyFile {
+        ReadOnlyFile::locked(Arc::clone(&self.file), is_cancelled)
     }
 
     /// Restores the state of the last synced header, after a failed write or sync. All later writes are in

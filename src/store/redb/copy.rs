@@ -9,18 +9,14 @@ use redb::{
     Value, WriteTransaction,
 };
 
-use super::RedbStore;
+use super::catching_panics;
 use super::engine::{OpenDatabase, Snapshot};
 use super::file::DataFile;
-use super::tables::{
-    ACTIVITY, AUDIT, BALANCES, COMPLETED_REQUESTS, CREDENTIALS, EXPIRIES, IP_WINDOWS,
-    KEY_CREDENTIALS, KEY_DAYS, KEY_HOURS, KEY_PREFIXES, KEYS, LOCKS, META, MINUTES, ORG_KEYS,
-    ORG_NAMES, ORG_SKELETONS, ORGS, SHADOW_DENIED, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES, WINDOWS,
-};
-use super::usage::{BEHIND_ALL, BlockNumber, GROWING, SET_ASIDE, SkippedBlocks};
-use super::verify::snapshot_lost;
+use super::tables::{self, TableVisitor, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
+use super::usage::{self, BlockNumber, DAMAGED_PREFIX, GROWING, NEXT_NUMBER, SkippedBlocks};
+use super::verify::{self, snapshot_lost};
+use crate::store::StoreError;
 use crate::store::copy::{CopyError, CopyProgress, FileCopy};
-use crate::store::{StoreError, with_causes};
 use crate::sys::AtomicFile;
 
 /// The cache of the new database. What does not fit is written before the end of the transaction.
@@ -30,8 +26,10 @@ const MOST_LOST: u64 = 100;
 
 /// A complete copy that has no name yet.
 pub(super) struct NewCopy {
-    pub(super) file: AtomicFile,
-    pub(super) copied: FileCopy,
+    file: AtomicFile,
+    copied: FileCopy,
+    /// Keeps the file locked: unlocked files without a name are removed.
+    _data: DataFile,
 }
 
 /// Fails if there is a file at `to`.
@@ -49,6 +47,7 @@ pub(super) fn copy(
     to: &Path,
     progress: &CopyProgress,
 ) -> Result<NewCopy, CopyError> {
+    AtomicFile::remove_abandoned(to);
     let skipped = SkippedBlocks::default();
     let mut lost_blocks = 0;
     loop {
@@ -61,7 +60,7 @@ pub(super) fn copy(
             }
             Err(CopyError::Source(StoreError::Damaged(problem))) => {
                 match skipped.skip_damaged().filter(|_| lost_blocks < MOST_LOST) {
-                    Some(BEHIND_ALL) => {}
+                    Some(NEXT_NUMBER) => {}
                     Some(_) => lost_blocks += 1,
                     None => return Err(CopyError::Source(StoreError::Damaged(problem))),
                 }
@@ -69,20 +68,32 @@ pub(super) fn copy(
             }
             rows => rows?,
         };
-        // It cannot be cancelled from here on.
-        progress.add(0)?;
-        let mut file = new.read_back(rows)?;
+        let (mut file, data) = new.read_back(rows, progress)?;
         let bytes = file.file().metadata().map_err(CopyError::Target)?.len();
+        let tables_set_aside = snapshot.database.read(usage::tables_set_aside);
         let copied = FileCopy {
             rows,
             bytes,
             lost_blocks,
+            tables_set_aside: tables_set_aside.map_err(CopyError::Source)?,
         };
-        return Ok(NewCopy { file, copied });
+        return Ok(NewCopy {
+            file,
+            copied,
+            _data: data,
+        });
     }
 }
 
 impl NewCopy {
+    /// Like [`Self::take_name`]. If this process is of root, the copy belongs to the owner of its directory, whose
+    /// process shall open it.
+    pub(super) fn take_name_for_owner_of_directory(self, to: &Path) -> Result<FileCopy, CopyError> {
+        let given = self.file.give_to_owner_of_directory();
+        given.map_err(CopyError::Target)?;
+        self.take_name(to)
+    }
+
     /// Gives the copy its name, which must be free.
     pub(super) fn take_name(self, to: &Path) -> Result<FileCopy, CopyError> {
         let taken = self.file.take_name(to);
@@ -114,24 +125,28 @@ fn exists() -> io::Error {
 }
 
 /// A new data file under a temporary name.
-struct NewFile<'a> {
-    to: &'a Path,
+pub(super) struct NewFile {
     file: AtomicFile,
+    data: DataFile,
     database: OpenDatabase,
 }
 
-impl<'a> NewFile<'a> {
-    fn create(to: &'a Path) -> Result<Self, CopyError> {
+impl NewFile {
+    pub(super) fn create(to: &Path) -> Result<Self, CopyError> {
         let mut file = AtomicFile::new(to).map_err(CopyError::Target)?;
         let backend = file.file().try_clone().map_err(CopyError::Target)?;
         let backend = FileBackend::new(backend).map_err(target)?;
         let data = DataFile::published(backend).map_err(CopyError::Target)?;
-        let database = OpenDatabase::open(data, CACHE).map_err(target)?;
-        Ok(Self { to, file, database })
+        let database = OpenDatabase::open(data.clone(), CACHE).map_err(target)?;
+        Ok(Self {
+            file,
+            data,
+            database,
+        })
     }
 
     /// Writes all rows of a database in one transaction. Returns their number.
-    fn fill(
+    pub(super) fn fill(
         &self,
         snapshot: &Snapshot,
         skipped: &SkippedBlocks,
@@ -153,19 +168,26 @@ impl<'a> NewFile<'a> {
         Ok(rows)
     }
 
-    /// Closes the file, and reads all of it.
-    fn read_back(self, rows: u64) -> Result<AtomicFile, CopyError> {
+    /// Closes the database, and reads all of the file. It stays locked.
+    pub(super) fn read_back(
+        self,
+        rows: u64,
+        progress: &CopyProgress,
+    ) -> Result<(AtomicFile, DataFile), CopyError> {
         let Self {
-            to,
-            mut file,
+            file,
+            data,
             database,
         } = self;
         drop(database);
-        let opened = file.file().try_clone().map_err(CopyError::Target)?;
-        let found = RedbStore::verify_opened(to, opened)
-            .map_err(|error| CopyError::Target(io::Error::other(with_causes(&error))))?;
+        let open = || {
+            let written = data.read_only(progress.cancel_flag());
+            let database = catching_panics(|| Ok(OpenDatabase::open(written, verify::CACHE)?))?;
+            Ok(Snapshot::at_rest(database))
+        };
+        let found = verify::verify_at_rest(open).map_err(target)?;
         match found.is_sound() && found.rows == rows {
-            true => Ok(file),
+            true => Ok((file, data)),
             false => Err(CopyError::Target(io::Error::other(format!(
                 "the disk returns {} of {rows} rows that were written",
                 found.rows
@@ -188,27 +210,7 @@ impl Rows<'_> {
             .begin(self.total().map_err(CopyError::Source)?);
         // First what may have to start again.
         self.copy_usage(skipped)?;
-        self.copy(META)?;
-        self.copy(ORGS)?;
-        self.copy(ORG_NAMES)?;
-        self.copy(ORG_SKELETONS)?;
-        self.copy(KEYS)?;
-        self.copy(EXPIRIES)?;
-        self.copy(KEY_PREFIXES)?;
-        self.copy(ORG_KEYS)?;
-        self.copy(CREDENTIALS)?;
-        self.copy(KEY_CREDENTIALS)?;
-        self.copy(ACTIVITY)?;
-        self.copy(KEY_HOURS)?;
-        self.copy(KEY_DAYS)?;
-        self.copy(MINUTES)?;
-        self.copy(LOCKS)?;
-        self.copy(BALANCES)?;
-        self.copy(WINDOWS)?;
-        self.copy(IP_WINDOWS)?;
-        self.copy(SHADOW_DENIED)?;
-        self.copy(AUDIT)?;
-        self.copy(COMPLETED_REQUESTS)?;
+        tables::visit_all(&mut self)?;
         Ok(self.copied)
     }
 
@@ -216,25 +218,11 @@ impl Rows<'_> {
     fn total(&self) -> Result<u64, StoreError> {
         let mut total = 0;
         for table in self.from.list_tables()? {
-            if !table.name().starts_with(SET_ASIDE) {
+            if !table.name().starts_with(DAMAGED_PREFIX) {
                 total += self.from.open_untyped_table(table)?.len()?;
             }
         }
         Ok(total)
-    }
-
-    fn copy<K: Key + 'static, V: Value + 'static>(
-        &mut self,
-        table: TableDefinition<'static, K, V>,
-    ) -> Result<(), CopyError> {
-        let rows = self.from.open_table(table).map_err(source)?;
-        let mut copies = self.to.open_table(table).map_err(target)?;
-        for row in rows.iter().map_err(source)? {
-            let (key, value) = row.map_err(source)?;
-            copies.insert(key.value(), value.value()).map_err(target)?;
-            self.add(1)?;
-        }
-        Ok(())
     }
 
     /// Copies requests, without the blocks that cannot be read.
@@ -256,12 +244,12 @@ impl Rows<'_> {
             }
         }
         // Perhaps a higher number, after retention.
-        let behind_all = block(&blocks, BEHIND_ALL, skipped)?;
-        if next > 0 || behind_all.is_some() {
-            let behind_all = behind_all.unwrap_or_else(|| next.to_le_bytes().to_vec());
-            let behind_all = behind_all.as_slice();
+        let next_number_row = block(&blocks, NEXT_NUMBER, skipped)?;
+        if next > 0 || next_number_row.is_some() {
+            let next_number_row = next_number_row.unwrap_or_else(|| next.to_le_bytes().to_vec());
+            let next_number_row = next_number_row.as_slice();
             block_copies
-                .insert(BEHIND_ALL, behind_all)
+                .insert(NEXT_NUMBER, next_number_row)
                 .map_err(target)?;
             self.add(1)?;
         }
@@ -289,6 +277,29 @@ impl Rows<'_> {
     fn add(&mut self, rows: u64) -> Result<(), CopyError> {
         self.copied += rows;
         self.progress.add(rows)
+    }
+}
+
+impl TableVisitor for Rows<'_> {
+    type Error = CopyError;
+
+    /// Copies a table, unless [`Rows::copy_usage`] does.
+    fn visit<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        _: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), CopyError> {
+        if [USAGE_OPEN.name(), USAGE_BLOCKS.name(), USAGE_TIMES.name()].contains(&table.name()) {
+            return Ok(());
+        }
+        let rows = self.from.open_table(table).map_err(source)?;
+        let mut copies = self.to.open_table(table).map_err(target)?;
+        for row in rows.iter().map_err(source)? {
+            let (key, value) = row.map_err(source)?;
+            copies.insert(key.value(), value.value()).map_err(target)?;
+            self.add(1)?;
+        }
+        Ok(())
     }
 }
 

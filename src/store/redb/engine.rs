@@ -21,7 +21,7 @@ use super::catching_panics;
 use super::file::DataFile;
 use super::identity::Identity;
 use super::tables::{META, meta};
-use crate::store::{DiskSpace, StoreError};
+use crate::store::{FileSpace, StoreError};
 use crate::time::{Clock, Moment};
 
 /// How long changes are refused after the first failure; doubled after each further failure.
@@ -137,8 +137,8 @@ impl Engine {
         fault.as_ref().map(|fault| fault.reason.clone())
     }
 
-    pub(super) fn disk(&self) -> Option<DiskSpace> {
-        self.identity.disk()
+    pub(super) fn file_space(&self) -> Option<FileSpace> {
+        self.identity.file_space()
     }
 
     /// Calls `listener` when a change turns out to be committed that was reported as failed, because the
@@ -233,7 +233,7 @@ impl Engine {
         self.make_writable(&mut state)?;
         let current = self.current.load_full();
         let pinned = current.begin_read()?;
-        let file = current.file.view();
+        let file = current.file.read_only(Arc::default());
         let database = catching_panics(|| Ok(OpenDatabase::open(file, cache_bytes)?))?;
         Ok(Snapshot {
             database,

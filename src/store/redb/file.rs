@@ -92,9 +92,9 @@ impl DataFile {
     }
 
     /// Returns the file as it is on disk now, for another database that only reads. The blocks that it reads
-    /// must not be overwritten meanwhile.
-    pub(super) fn view(&self) -> Self {
-        Self::staged(self.shared.file.view())
+    /// must not be overwritten meanwhile. All reads fail after `is_cancelled` is set.
+    pub(super) fn read_only(&self, is_cancelled: Arc<AtomicBool>) -> Self {
+        Self::staged(self.shared.file.read_only(is_cancelled))
     }
 
     /// Like [`BlockFile::check`].

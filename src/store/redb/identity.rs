@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::store::DiskSpace;
+use crate::store::FileSpace;
+use crate::sys::DiskSpace;
 
 /// The identity of an open file, and its path.
 #[derive(Debug)]
@@ -41,24 +42,13 @@ impl Identity {
         }
     }
 
-    /// Returns the space on the disk of the file; `None` if the path leads to no file.
-    pub(super) fn disk(&self) -> Option<DiskSpace> {
-        Some(DiskSpace {
-            file: std::fs::metadata(&self.path).ok()?.len(),
-            free: free_bytes(&self.path),
+    /// Returns the length of the file and the space on its disk; `None` if the path leads to no file.
+    pub(super) fn file_space(&self) -> Option<FileSpace> {
+        Some(FileSpace {
+            len: std::fs::metadata(&self.path).ok()?.len(),
+            disk: DiskSpace::of(&self.path).ok(),
         })
     }
-}
-
-#[cfg(unix)]
-fn free_bytes(path: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(path).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_: &Path) -> Option<u64> {
-    None
 }
 
 #[cfg(unix)]

@@ -43,15 +43,16 @@ use redb::{
 };
 
 use self::engine::Engine;
-use self::tables::{USAGE_BLOCKS, USAGE_OPEN};
-use self::usage::{BlockNumber, OpenBlock, SkippedBlocks};
+use self::rows::missing;
+use self::tables::{META, USAGE_BLOCKS, USAGE_OPEN, meta};
+use self::usage::{BlockNumber, BlockRepair, OpenBlock, SkippedBlocks};
 use super::audit::AuditSubject;
 use super::batch_id::{BatchId, BatchIds};
 use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, ChangeEvent, DiskSpace, KeyChange, NewCredential, NewKey, OrgChange, Rehash,
+    AuditContext, ChangeEvent, FileSpace, KeyChange, NewCredential, NewKey, OrgChange, Rehash,
     Resolved, Rotation, SavedSet, Store, StoreError, Totals, UsageBatch, UsageStore, Verification,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
@@ -81,7 +82,7 @@ impl UsageStore for RedbStore {
         let mut batch_ids = self.batch_ids.lock();
         let id = batch_ids.id(batch);
         let block = match self.write_batch(batch, id, open_block.take()) {
-            Err(StoreError::Damaged(_)) if self.set_damaged_block_aside()? => {
+            Err(StoreError::Damaged(_)) if self.repair_usage()? => {
                 self.write_batch(batch, id, None)?
             }
             written => written?,
@@ -322,8 +323,18 @@ impl Store for RedbStore {
         }));
     }
 
-    fn disk(&self) -> Option<DiskSpace> {
-        self.engine.disk()
+    fn file_space(&self) -> Option<FileSpace> {
+        self.engine.file_space()
+    }
+
+    fn file_id(&self) -> Result<Option<u32>, StoreError> {
+        self.read(|txn| {
+            let row = txn.open_table(META)?.get(meta::FILE_ID)?;
+            let row = row.ok_or_else(|| missing("the id of the file"))?;
+            let id = row.value().try_into().map(u32::from_le_bytes);
+            let id = id.map_err(|_| StoreError::damaged("the id of the file is invalid"))?;
+            Ok(Some(id))
+        })
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -410,16 +421,40 @@ impl RedbStore {
         })
     }
 
-    /// Begins a new growing block of usage if the current one is damaged. Returns whether it is.
-    fn set_damaged_block_aside(&self) -> Result<bool, StoreError> {
-        match self.read(|txn| OpenBlock::resume(&txn.open_table(USAGE_OPEN)?)) {
-            Err(StoreError::Damaged(_)) => {
-                self.write(usage::set_aside)?;
-                self.damaged_usage.lock().insert(usage::GROWING);
-                Ok(true)
-            }
-            resumed => resumed.map(|_| false),
+    /// Begins new tables of usage in place of those that cannot be added to because they are damaged. Returns
+    /// whether there were any.
+    fn repair_usage(&self) -> Result<bool, StoreError> {
+        let growing = self.read(|txn| OpenBlock::resume(&txn.open_table(USAGE_OPEN)?));
+        let is_growing_block_damaged = undamaged(growing)?.is_none();
+        if is_growing_block_damaged {
+            self.write(usage::replace_growing_block)?;
+            self.damaged_usage.lock().insert(usage::GROWING);
         }
+        let numbers = undamaged(self.read(usage::block_numbers))?;
+        let next = self.read(|txn| usage::next_number(&txn.open_table(USAGE_BLOCKS)?));
+        let next = undamaged(next)?;
+        if numbers.is_some() && next.is_some() {
+            return Ok(is_growing_block_damaged);
+        }
+        let mut repair = BlockRepair {
+            blocks: next.is_none(),
+            times: numbers.is_none(),
+            unreadable: Vec::new(),
+            readable: numbers.unwrap_or_else(|| (0..next.unwrap_or_default()).collect()),
+            next: 0,
+        };
+        repair.next = next.unwrap_or_else(|| repair.readable.last().map_or(0, |last| last + 1));
+        repair.unreadable = self.damaged_among(&repair.readable);
+        let unreadable = repair.unreadable.iter().copied().collect::<BTreeSet<_>>();
+        repair
+            .readable
+            .retain(|number| !unreadable.contains(number));
+        self.write(|txn| usage::repair_blocks(txn, &repair))?;
+        let mut damaged = self.damaged_usage.lock();
+        damaged.extend(unreadable);
+        // Those of later blocks are used again.
+        damaged.retain(|number| *number < repair.next || *number == usage::GROWING);
+        Ok(true)
     }
 
     /// Returns which of these blocks of usage cannot be read.
@@ -455,6 +490,14 @@ impl RedbStore {
         })?;
         audit.committed(result.audit_subject());
         Ok(result)
+    }
+}
+
+/// Returns `None` for what is damaged.
+fn undamaged<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(StoreError::Damaged(_)) => Ok(None),
+        read => read.map(Some),
     }
 }
 

@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend, StorageError};
 
+use super::block_file::ReadOnlyFile;
+use super::copy::NewCopy;
 use super::engine::{Engine, OpenDatabase, Snapshot};
 use super::file::DataFile;
 use super::identity::Identity;
@@ -73,24 +75,42 @@ impl RedbStore {
 
     /// Verifies a data file that no process holds, without the secret. Changes nothing.
     pub(crate) fn verify_file(path: &Path) -> Result<Verification, OpenError> {
-        FileAtRest::open(path)?.verify()
+        FileAtRest::open_to_read(path)?.verify()
     }
 
-    /// Like [`Self::verify_file`], for a file that has no name at `path` yet.
-    pub(super) fn verify_opened(path: &Path, file: File) -> Result<Verification, OpenError> {
-        FileAtRest::of(path, file)?.verify()
-    }
-
-    /// Copies a data file that no process holds to a new one, without the secret.
-    pub(crate) fn copy_file(
+    /// Copies a data file that no process changes to a new one, without the secret.
+    pub(crate) fn back_up_file(
         from: &Path,
         to: &Path,
         progress: &CopyProgress,
     ) -> Result<FileCopy, OpenError> {
-        let file = FileAtRest::open(from)?;
+        Self::copy_file(from, to, progress, NewCopy::take_name)
+    }
+
+    /// Like [`Self::back_up_file`]. If this process is of root, the copy belongs to the owner of its directory.
+    pub(crate) fn restore_file(
+        from: &Path,
+        to: &Path,
+        progress: &CopyProgress,
+    ) -> Result<FileCopy, OpenError> {
+        Self::copy_file(
+            from,
+            to,
+            progress,
+            NewCopy::take_name_for_owner_of_directory,
+        )
+    }
+
+    fn copy_file(
+        from: &Path,
+        to: &Path,
+        progress: &CopyProgress,
+        take_name: impl FnOnce(NewCopy, &Path) -> Result<FileCopy, CopyError>,
+    ) -> Result<FileCopy, OpenError> {
+        let file = FileAtRest::open_to_read(from)?;
         let copied = copy::require_free(to)
             .and_then(|()| copy::copy(|| file.snapshot(), to, progress))
-            .and_then(|new| new.take_name(to));
+            .and_then(|new| take_name(new, to));
         copied.map_err(|error| copy_error(from, to, error))
     }
 
@@ -99,7 +119,7 @@ impl RedbStore {
         path: &Path,
         progress: &CopyProgress,
     ) -> Result<FileCopy, OpenError> {
-        let file = FileAtRest::open(path)?;
+        let file = FileAtRest::open_to_replace(path)?;
         let replaced =
             copy::copy(|| file.snapshot(), path, progress).and_then(|new| new.replace(path));
         replaced.map_err(|error| copy_error(path, path, error))
@@ -127,37 +147,42 @@ impl RedbStore {
 struct FileAtRest<'a> {
     path: &'a Path,
     file: DataFile,
-    identity: Identity,
 }
 
 impl<'a> FileAtRest<'a> {
-    fn open(path: &'a Path) -> Result<Self, OpenError> {
+    /// Other processes may read the file, too. Needs no right to write it.
+    fn open_to_read(path: &'a Path) -> Result<Self, OpenError> {
+        Self::open(path, |path| File::open(path), ReadOnlyFile::of)
+    }
+
+    /// No other process may use the file.
+    fn open_to_replace(path: &'a Path) -> Result<Self, OpenError> {
+        Self::open(path, open_file, |file| file)
+    }
+
+    fn open<D: StorageBackend>(
+        path: &'a Path,
+        open: impl Fn(&Path) -> io::Result<File>,
+        disk: impl Fn(FileBackend) -> D,
+    ) -> Result<Self, OpenError> {
+        let opening = Opening {
+            path,
+            cache_bytes: verify::CACHE,
+            disk,
+        };
         for _ in 0..MOST_REPLACEMENTS {
             if !RedbStore::exists(path)? {
                 return Err(io_error(path, io::ErrorKind::NotFound.into()));
             }
-            let file = Self::of(path, open_file(path)?)?;
+            let file = open(path).map_err(|error| io_error(path, error))?;
+            let (file, database, identity) = opening.open_staged(file)?;
+            drop(database);
             // Another one may have taken its place before it was locked.
-            if file.identity.check().is_ok() {
-                return Ok(file);
+            if identity.check().is_ok() {
+                return Ok(Self { path, file });
             }
         }
         Err(replaced(path))
-    }
-
-    fn of(path: &'a Path, file: File) -> Result<Self, OpenError> {
-        let opening = Opening {
-            path,
-            cache_bytes: verify::CACHE,
-            disk: |file| file,
-        };
-        let (file, database, identity) = opening.open_staged(file)?;
-        drop(database);
-        Ok(Self {
-            path,
-            file,
-            identity,
-        })
     }
 
     fn snapshot(&self) -> Result<Snapshot, StoreError> {
@@ -167,11 +192,7 @@ impl<'a> FileAtRest<'a> {
     }
 
     fn verify(&self) -> Result<Verification, OpenError> {
-        let found = verify::verify(|| self.snapshot());
-        let found = found.and_then(|found| match found.is_sound() {
-            true => verify::verify_other_pages(self.snapshot()?, found),
-            false => Ok(found),
-        });
+        let found = verify::verify_at_rest(|| self.snapshot());
         found.map_err(|error| unreadable(self.path, error))
     }
 }
@@ -205,7 +226,7 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
         fingerprint: Fingerprint,
     ) -> Result<Option<(OpenDatabase, Identity)>, OpenError> {
         let path = self.path;
-        let file = open_file(path)?;
+        let file = open_file(path).map_err(|error| io_error(path, error))?;
         let privacy = file.try_clone().map_err(|error| io_error(path, error))?;
         let (staged, database, identity) = self.open_staged(file)?;
         if identity.check().is_err() {
@@ -260,9 +281,8 @@ impl<D: StorageBackend, F: Fn(FileBackend) -> D> Opening<'_, F> {
     }
 }
 
-fn open_file(path: &Path) -> Result<File, OpenError> {
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    file.map_err(|error| io_error(path, error))
+fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
 }
 
 /// Turns a panic of redb into an error. The database is dropped with anything half-done.
@@ -327,12 +347,15 @@ fn write_first_rows(
     fingerprint: Fingerprint,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let mut id = [0; 4];
+    getrandom::fill(&mut id).map_err(|error| StoreError::Unavailable(error.into()))?;
     let mut write = database.begin_write()?;
     write.set_quick_repair(true);
     tables::create(&write)?;
     {
         let mut meta = write.open_table(META)?;
         meta.insert(meta::SECRET, fingerprint.0.as_slice())?;
+        meta.insert(meta::FILE_ID, id.as_slice())?;
         meta.insert(meta::CREATED, now.unix_millis().to_le_bytes().as_slice())?;
     }
     write.commit()?;

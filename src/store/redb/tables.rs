@@ -1,11 +1,12 @@
 //! The tables of the database.
 
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Key, ReadableTable, TableDefinition, Value, WriteTransaction};
 
 use super::rows::missing;
 use crate::store::StoreError;
 use crate::store::codec::{Record, RecordCounts};
 use crate::store::totals::{Lifetime, TopKeys};
+use crate::time::Timestamp;
 
 /// A table of records.
 pub(super) type Records<K> = TableDefinition<'static, K, &'static [u8]>;
@@ -46,7 +47,7 @@ pub(super) const MINUTES: Records<u64> = TableDefinition::new("minutes");
 
 /// The growing [block](crate::store::codec::block) of usage, in the pieces in which it was written.
 pub(super) const USAGE_OPEN: Records<u64> = TableDefinition::new("usage open");
-/// Full [blocks](crate::store::codec::block) of usage by sequence number; behind them, the next number.
+/// Full [blocks](crate::store::codec::block) of usage by sequence number; in the last row, the next number.
 pub(super) const USAGE_BLOCKS: Records<u64> = TableDefinition::new("usage blocks");
 /// The earliest and the latest time of each full block, so that most blocks are never read.
 pub(super) const USAGE_TIMES: TableDefinition<u64, (u64, u64)> =
@@ -75,6 +76,8 @@ pub(super) const COMPLETED_REQUESTS: Records<&[u8; 32]> =
 pub(super) mod meta {
     /// The fingerprint of the secret: 32 bytes.
     pub(in crate::store::redb) const SECRET: &str = "secret";
+    /// A random number that a file shares with its copies alone: 4 bytes.
+    pub(in crate::store::redb) const FILE_ID: &str = "file id";
     /// When the file was created: 8 bytes, milliseconds since the Unix epoch.
     pub(in crate::store::redb) const CREATED: &str = "created";
     /// The number of committed changes: 8 bytes. Compared with the number of acknowledged ones.
@@ -89,8 +92,58 @@ pub(super) mod meta {
     pub(in crate::store::redb) const TOP_KEYS: &str = "top keys";
 }
 
+/// Work that is done on every table.
+pub(super) trait TableVisitor {
+    type Error;
+
+    /// Works on one table. `show` returns the key of a row as text; `None` for keys that tell users nothing.
+    fn visit<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        show: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// Visits all tables: the only list of them.
+pub(super) fn visit_all<T: TableVisitor>(visitor: &mut T) -> Result<(), T::Error> {
+    visitor.visit(META, |name| text(&name))?;
+    visitor.visit(ORGS, |id| text(&id))?;
+    visitor.visit(ORG_NAMES, |name| text(&name))?;
+    visitor.visit(ORG_SKELETONS, |name| text(&name))?;
+    visitor.visit(KEYS, |id| text(&id))?;
+    visitor.visit(EXPIRIES, |(_, key)| text(&key))?;
+    visitor.visit(KEY_PREFIXES, |(_, key)| text(&key))?;
+    visitor.visit(ORG_KEYS, |(_, key)| text(&key))?;
+    visitor.visit(CREDENTIALS, |_| None)?;
+    visitor.visit(KEY_CREDENTIALS, |(key, _)| text(&key))?;
+    visitor.visit(ACTIVITY, |key| text(&key))?;
+    visitor.visit(KEY_HOURS, |(hour, _)| minute(hour.saturating_mul(60)))?;
+    visitor.visit(KEY_DAYS, |(key, _)| text(&key))?;
+    visitor.visit(MINUTES, minute)?;
+    visitor.visit(USAGE_OPEN, |_| None)?;
+    visitor.visit(USAGE_TIMES, |number| text(&number))?;
+    visitor.visit(USAGE_BLOCKS, |number| text(&number))?;
+    visitor.visit(LOCKS, |_| None)?;
+    visitor.visit(BALANCES, |subject| text(&subject))?;
+    visitor.visit(WINDOWS, |subject| text(&subject))?;
+    visitor.visit(IP_WINDOWS, |_| None)?;
+    visitor.visit(SHADOW_DENIED, |name| text(&name))?;
+    visitor.visit(AUDIT, |number| text(&number))?;
+    visitor.visit(COMPLETED_REQUESTS, |_| None)
+}
+
+fn text(key: &impl ToString) -> Option<String> {
+    Some(key.to_string())
+}
+
+/// Shows a minute since the Unix epoch.
+fn minute(minute: u64) -> Option<String> {
+    text(&Timestamp::from_unix_millis(minute.saturating_mul(60_000)))
+}
+
 /// Creates all tables and the rows of totals, so that a reader never meets an absent one.
 pub(super) fn create(txn: &WriteTransaction) -> Result<(), StoreError> {
+    visit_all(&mut Creation(txn))?;
     let mut meta = txn.open_table(META)?;
     meta.insert(
         meta::RECORD_COUNTS,
@@ -98,37 +151,22 @@ pub(super) fn create(txn: &WriteTransaction) -> Result<(), StoreError> {
     )?;
     meta.insert(meta::LIFETIME, Lifetime::default().encode()?.as_slice())?;
     meta.insert(meta::TOP_KEYS, TopKeys::default().encode()?.as_slice())?;
-    for table in [
-        ORGS,
-        KEYS,
-        ACTIVITY,
-        MINUTES,
-        USAGE_OPEN,
-        USAGE_BLOCKS,
-        BALANCES,
-        WINDOWS,
-        IP_WINDOWS,
-        AUDIT,
-    ] {
-        txn.open_table(table)?;
-    }
-    for table in [KEY_HOURS, KEY_DAYS] {
-        txn.open_table(table)?;
-    }
-    for table in [EXPIRIES, ORG_KEYS] {
-        txn.open_table(table)?;
-    }
-    for table in [ORG_NAMES, ORG_SKELETONS, SHADOW_DENIED] {
-        txn.open_table(table)?;
-    }
-    for table in [CREDENTIALS, COMPLETED_REQUESTS] {
-        txn.open_table(table)?;
-    }
-    txn.open_table(KEY_PREFIXES)?;
-    txn.open_table(KEY_CREDENTIALS)?;
-    txn.open_table(USAGE_TIMES)?;
-    txn.open_table(LOCKS)?;
     Ok(())
+}
+
+struct Creation<'txn>(&'txn WriteTransaction);
+
+impl TableVisitor for Creation<'_> {
+    type Error = StoreError;
+
+    fn visit<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        _: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), StoreError> {
+        self.0.open_table(table)?;
+        Ok(())
+    }
 }
 
 /// Reads a row of totals.

@@ -8,7 +8,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableHandle, WriteTransaction};
+use redb::{
+    ReadTransaction, ReadableTable, Table, TableDefinition, TableHandle, Value, WriteTransaction,
+};
 
 use super::rows::missing;
 use super::tables::{USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
@@ -196,23 +198,98 @@ pub(super) fn first_time(
     Ok(first)
 }
 
-/// Names of tables that [`set_aside`] has renamed.
-pub(super) const SET_ASIDE: &str = "usage lost ";
+/// The start of the names of tables that were [set aside](set_aside), such as `damaged 1 usage open`.
+pub(super) const DAMAGED_PREFIX: &str = "damaged ";
 
-/// Begins a new growing block in place of a damaged one, whose pages cannot be deleted.
-pub(super) fn set_aside(txn: &WriteTransaction) -> Result<(), StoreError> {
+/// Begins a new table in place of a damaged one, whose pages can neither be changed nor be deleted. Returns the new
+/// name of the damaged one.
+fn set_aside<V: Value + 'static>(
+    txn: &WriteTransaction,
+    table: TableDefinition<'static, u64, V>,
+) -> Result<String, StoreError> {
     let names: Vec<String> = txn
         .list_tables()?
         .map(|table| table.name().to_owned())
         .collect();
-    let mut free = (1..).map(|n| format!("{SET_ASIDE}{n}"));
+    let mut free = (1..).map(|n| format!("{DAMAGED_PREFIX}{n} {}", table.name()));
     let name = free.find(|name| !names.contains(name)).unwrap_or_default();
-    txn.rename_table(
-        USAGE_OPEN,
-        TableDefinition::<u64, &'static [u8]>::new(&name),
-    )?;
-    txn.open_table(USAGE_OPEN)?;
+    txn.rename_table(table, TableDefinition::<u64, V>::new(&name))?;
+    txn.open_table(table)?;
+    Ok(name)
+}
+
+/// Returns the number of tables that were set aside.
+pub(super) fn tables_set_aside(txn: &ReadTransaction) -> Result<u64, StoreError> {
+    let tables = txn.list_tables()?;
+    let set_aside = tables.filter(|table| table.name().starts_with(DAMAGED_PREFIX));
+    Ok(set_aside.count() as u64)
+}
+
+/// Begins a new growing block in place of a damaged one.
+pub(super) fn replace_growing_block(txn: &WriteTransaction) -> Result<(), StoreError> {
+    set_aside(txn, USAGE_OPEN).map(drop)
+}
+
+/// How to go on adding blocks after damage in the tables of full blocks.
+pub(super) struct BlockRepair {
+    /// Whether [`USAGE_BLOCKS`] is damaged where blocks are added.
+    pub(super) blocks: bool,
+    /// Whether [`USAGE_TIMES`] is damaged.
+    pub(super) times: bool,
+    pub(super) readable: Vec<BlockNumber>,
+    pub(super) unreadable: Vec<BlockNumber>,
+    /// The number of the next block.
+    pub(super) next: BlockNumber,
+}
+
+/// Replaces the damaged tables by new ones of all blocks that can be read.
+pub(super) fn repair_blocks(
+    txn: &WriteTransaction,
+    repair: &BlockRepair,
+) -> Result<(), StoreError> {
+    let found = match repair.blocks {
+        true => set_aside(txn, USAGE_BLOCKS)?,
+        false => USAGE_BLOCKS.name().to_owned(),
+    };
+    if repair.times {
+        set_aside(txn, USAGE_TIMES)?;
+    }
+    let mut times = txn.open_table(USAGE_TIMES)?;
+    for number in &repair.unreadable {
+        times.remove(number)?;
+    }
+    let mut new = match repair.blocks {
+        true => Some(txn.open_table(USAGE_BLOCKS)?),
+        false => None,
+    };
+    let found = txn.open_table(TableDefinition::<u64, &'static [u8]>::new(&found))?;
+    for number in &repair.readable {
+        let Some(block) = found.get(number)? else {
+            continue;
+        };
+        if repair.times
+            && let Some(range) = UsageBlockWriter::resume(block.value().to_vec())?.times()
+        {
+            times.insert(number, milliseconds(range))?;
+        }
+        if let Some(blocks) = &mut new {
+            blocks.insert(number, block.value())?;
+        }
+    }
+    if let Some(blocks) = &mut new {
+        blocks.insert(NEXT_NUMBER, repair.next.to_le_bytes().as_slice())?;
+    }
     Ok(())
+}
+
+fn milliseconds(times: TimeRange) -> (u64, u64) {
+    (times.first.unix_millis(), times.last.unix_millis())
+}
+
+/// Returns the numbers of all full blocks.
+pub(super) fn block_numbers(txn: &ReadTransaction) -> Result<Vec<BlockNumber>, StoreError> {
+    let times = txn.open_table(USAGE_TIMES)?;
+    times.iter()?.map(|row| Ok(row?.0.value())).collect()
 }
 
 impl OpenBlock {
@@ -248,11 +325,10 @@ impl OpenBlock {
     fn seal(&mut self, tables: &mut Tables<'_>) -> Result<(), StoreError> {
         if let Some(times) = self.writer.times() {
             let number = next_number(&tables.blocks)?;
-            let times = (times.first.unix_millis(), times.last.unix_millis());
             tables.blocks.insert(number, self.writer.bytes())?;
             let next = (number + 1).to_le_bytes();
-            tables.blocks.insert(BEHIND_ALL, next.as_slice())?;
-            tables.times.insert(number, times)?;
+            tables.blocks.insert(NEXT_NUMBER, next.as_slice())?;
+            tables.times.insert(number, milliseconds(times))?;
         }
         if self.pieces > 0 {
             tables.open.retain(|_, _| false)?;
@@ -264,12 +340,14 @@ impl OpenBlock {
     }
 }
 
-/// The key of the row behind all blocks, which contains the number of the next one. As the last row it keeps
-/// redb from reading the page of the last block, which may be damaged, in order to add another.
-pub(super) const BEHIND_ALL: BlockNumber = u64::MAX;
+/// The key of the row that contains the number of the next block. As the last row it keeps redb from reading the page
+/// of the last block, which may be damaged, in order to add another.
+pub(super) const NEXT_NUMBER: BlockNumber = u64::MAX;
 
-fn next_number(blocks: &impl ReadableTable<u64, &'static [u8]>) -> Result<BlockNumber, StoreError> {
-    let Some(row) = blocks.get(BEHIND_ALL)? else {
+pub(super) fn next_number(
+    blocks: &impl ReadableTable<u64, &'static [u8]>,
+) -> Result<BlockNumber, StoreError> {
+    let Some(row) = blocks.get(NEXT_NUMBER)? else {
         return Ok(0);
     };
     let number = row.value().try_into().map(u64::from_le_bytes);

@@ -8,11 +8,10 @@ use redb::{
 
 use super::engine::Snapshot;
 use super::tables::{
-    ACTIVITY, AUDIT, BALANCES, COMPLETED_REQUESTS, CREDENTIALS, EXPIRIES, IP_WINDOWS,
-    KEY_CREDENTIALS, KEY_DAYS, KEY_HOURS, KEY_PREFIXES, KEYS, LOCKS, META, MINUTES, ORG_KEYS,
-    ORG_NAMES, ORG_SKELETONS, ORGS, SHADOW_DENIED, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES, WINDOWS,
+    self, CREDENTIALS, KEY_CREDENTIALS, KEYS, ORG_KEYS, ORG_NAMES, ORGS, TableVisitor,
+    USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES,
 };
-use super::usage::{BEHIND_ALL, BlockNumber, SET_ASIDE};
+use super::usage::{BlockNumber, DAMAGED_PREFIX, NEXT_NUMBER};
 use crate::store::{Damage, StoreError, Verification};
 use crate::time::Timestamp;
 
@@ -31,33 +30,23 @@ pub(super) fn verify(
         snapshot: None,
         found: Verification::default(),
     };
-    file.check(META, |name| text(&name))?;
-    file.check_orgs()?;
-    file.check(ORG_NAMES, |name| text(&name))?;
-    file.check(ORG_SKELETONS, |name| text(&name))?;
-    file.check_keys()?;
-    file.check(EXPIRIES, |(_, key)| text(&key))?;
-    file.check(KEY_PREFIXES, |(_, key)| text(&key))?;
-    file.check(ORG_KEYS, |(_, key)| text(&key))?;
-    file.check_credentials()?;
-    file.check(KEY_CREDENTIALS, |(key, _)| text(&key))?;
-    file.check(ACTIVITY, |key| text(&key))?;
-    file.check(KEY_HOURS, |(hour, _)| minute(hour.saturating_mul(60)))?;
-    file.check(KEY_DAYS, |(key, _)| text(&key))?;
-    file.check(MINUTES, minute)?;
-    file.check_usage()?;
-    file.check(LOCKS, |_| None)?;
-    file.check(BALANCES, |subject| text(&subject))?;
-    file.check(WINDOWS, |subject| text(&subject))?;
-    file.check(IP_WINDOWS, |_| None)?;
-    file.check(SHADOW_DENIED, |name| text(&name))?;
-    file.check(AUDIT, |number| text(&number))?;
-    file.check(COMPLETED_REQUESTS, |_| None)?;
+    tables::visit_all(&mut file)?;
+    file.note_blocks_set_aside()?;
     Ok(file.found)
 }
 
-/// Reads the pages that contain no rows, of a database whose rows can be read and do not change.
-pub(super) fn verify_other_pages(
+/// Like [`verify`], for a database that does not change. Of a sound one also reads the pages that contain no rows.
+pub(super) fn verify_at_rest(
+    open: impl Fn() -> Result<Snapshot, StoreError>,
+) -> Result<Verification, StoreError> {
+    let found = verify(&open)?;
+    match found.is_sound() {
+        true => verify_other_pages(open()?, found),
+        false => Ok(found),
+    }
+}
+
+fn verify_other_pages(
     mut snapshot: Snapshot,
     mut found: Verification,
 ) -> Result<Verification, StoreError> {
@@ -90,11 +79,38 @@ struct ReadRows {
     problem: Option<String>,
 }
 
-impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
-    fn check_orgs(&mut self) -> Result<(), StoreError> {
-        let Some(damage) = self.read(ORGS, |id| text(&id))? else {
+impl<F: Fn() -> Result<Snapshot, StoreError>> TableVisitor for Verifier<F> {
+    type Error = StoreError;
+
+    /// Reads a table, and notes what cannot be read.
+    fn visit<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        show: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), StoreError> {
+        let name = table.name();
+        if name == USAGE_BLOCKS.name() && self.check_blocks()? {
             return Ok(());
-        };
+        }
+        match self.read(table, show)? {
+            None => Ok(()),
+            Some(damage) if name == ORGS.name() => self.note_orgs(damage),
+            Some(damage) if name == KEYS.name() => self.note_keys(damage),
+            Some(damage) if name == CREDENTIALS.name() => self.note_credentials(damage),
+            Some(damage) if name == USAGE_OPEN.name() => {
+                self.note_growing_block(damage);
+                Ok(())
+            }
+            Some(damage) => {
+                self.found.damage.push(damage);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
+    fn note_orgs(&mut self, damage: Damage) -> Result<(), StoreError> {
         let ids = self.rows(ORG_NAMES, |_, id| (id, id))?;
         self.note_named(damage, "organizations", ids, |txn, id| {
             txn.open_table(ORGS)?.get(id)?;
@@ -102,10 +118,7 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
         })
     }
 
-    fn check_keys(&mut self) -> Result<(), StoreError> {
-        let Some(damage) = self.read(KEYS, |id| text(&id))? else {
-            return Ok(());
-        };
+    fn note_keys(&mut self, damage: Damage) -> Result<(), StoreError> {
         let ids = self.rows(ORG_KEYS, |(_, id), ()| (id, id))?;
         self.note_named(damage, "keys", ids, |txn, id| {
             txn.open_table(KEYS)?.get(id)?;
@@ -113,10 +126,7 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
         })
     }
 
-    fn check_credentials(&mut self) -> Result<(), StoreError> {
-        let Some(damage) = self.read(CREDENTIALS, |_| None)? else {
-            return Ok(());
-        };
+    fn note_credentials(&mut self, damage: Damage) -> Result<(), StoreError> {
         let hashes = self.rows(KEY_CREDENTIALS, |(key, hash), ()| (key, *hash))?;
         self.note_named(damage, "texts of keys", hashes, |txn, hash| {
             txn.open_table(CREDENTIALS)?.get(hash)?;
@@ -124,26 +134,26 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
         })
     }
 
-    /// Reads each block of requests by itself.
-    fn check_usage(&mut self) -> Result<(), StoreError> {
-        if let Some(damage) = self.read(USAGE_OPEN, |_| None)? {
-            self.found.damage.push(Damage {
-                lost: "the latest requests".into(),
-                rows: None,
-                ..damage
-            });
-        }
-        self.note_blocks_set_aside()?;
-        self.check(USAGE_TIMES, |number| text(&number))?;
+    fn note_growing_block(&mut self, damage: Damage) {
+        self.found.damage.push(Damage {
+            lost: "the latest requests".into(),
+            rows: None,
+            ..damage
+        });
+    }
+
+    /// Reads each full block of requests by itself. Returns whether the blocks are known.
+    fn check_blocks(&mut self) -> Result<bool, StoreError> {
         let Some(blocks) = self.rows(USAGE_TIMES, |number, times| (number, times))? else {
-            return self.check(USAGE_BLOCKS, |number| text(&number));
+            return Ok(false);
         };
         for (number, (first, last)) in blocks {
             let time = Timestamp::from_unix_millis;
             let requests = || format!("requests from {} to {}", time(first), time(last));
             self.check_block(number, requests)?;
         }
-        self.check_block(BEHIND_ALL, || "the number of the next block".into())
+        self.check_block(NEXT_NUMBER, || "the number of the next block".into())?;
+        Ok(true)
     }
 
     fn check_block(
@@ -173,25 +183,18 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
             names.extend(txn.list_tables()?.map(|table| table.name().to_owned()));
             Ok(())
         })?;
-        let set_aside = names.into_iter().filter(|name| name.starts_with(SET_ASIDE));
+        let set_aside = names
+            .into_iter()
+            .filter(|name| name.starts_with(DAMAGED_PREFIX));
         self.found.damage.extend(set_aside.map(|table| Damage {
+            lost: match table.ends_with(USAGE_OPEN.name()) {
+                true => "requests that were the latest when the damage was met".into(),
+                false => "requests in blocks that could not be read".into(),
+            },
             table,
             rows: None,
-            lost: "requests that were the latest when the damage was met".into(),
             problem: "a block was altered, and its table was set aside".into(),
         }));
-        Ok(())
-    }
-
-    /// Reads a table, and notes what cannot be read. `show` returns the key of a row as text, unless it is
-    /// secret.
-    fn check<K: Key + 'static, V: Value + 'static>(
-        &mut self,
-        table: TableDefinition<'static, K, V>,
-        show: impl Fn(K::SelfType<'_>) -> Option<String>,
-    ) -> Result<(), StoreError> {
-        let damage = self.read(table, show)?;
-        self.found.damage.extend(damage);
         Ok(())
     }
 
@@ -333,15 +336,6 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
 /// The error when pages that were read may have been overwritten.
 pub(super) fn snapshot_lost() -> StoreError {
     StoreError::Unavailable("the database was reopened meanwhile, after an error; try again".into())
-}
-
-fn text(key: &impl ToString) -> Option<String> {
-    Some(key.to_string())
-}
-
-/// Shows a minute since the Unix epoch.
-fn minute(minute: u64) -> Option<String> {
-    text(&Timestamp::from_unix_millis(minute.saturating_mul(60_000)))
 }
 
 /// Shows ids, such as `3, 7 to 9`.

@@ -26,7 +26,11 @@ pub(super) fn examine(cli: &Cli) -> Vec<Finding> {
     findings.extend(exposed_data_file(&file));
     findings.extend(exposed_secret(cli, &file));
     findings.extend(open_directory(&directory));
-    findings.extend(full_disk(&directory));
+    findings.extend(
+        DiskSpace::of(&directory)
+            .ok()
+            .and_then(|space| full_disk(&directory, space)),
+    );
     findings
 }
 
@@ -105,8 +109,7 @@ fn open_directory(_: &Path) -> Option<Finding> {
     None
 }
 
-fn full_disk(directory: &Path) -> Option<Finding> {
-    let space = DiskSpace::of(directory).ok()?;
+fn full_disk(directory: &Path, space: DiskSpace) -> Option<Finding> {
     let shown = directory.display().to_string();
     space.is_nearly_full().then(|| Finding {
         area: Area::Disk,
@@ -121,4 +124,26 @@ fn full_disk(directory: &Path) -> Option<Finding> {
 
 fn metadata(path: &Path) -> Option<Metadata> {
     fs::metadata(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearly_full_disk_is_found() {
+        let found = |available| {
+            let total = 100 << 30;
+            full_disk(Path::new("/var/lib"), DiskSpace { available, total })
+        };
+        assert!(found(50 << 30).is_none());
+        let full = found(512 << 20).unwrap();
+        assert_eq!(full.area, Area::Disk);
+        let problem =
+            "the file system of `/var/lib` is nearly full: 512 MiB of 102400 MiB are free";
+        assert_eq!(
+            (full.problem.as_str(), full.next.as_str()),
+            (problem, "df -h /var/lib")
+        );
+    }
 }

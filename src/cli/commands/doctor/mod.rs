@@ -97,7 +97,8 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
 
 /// Asks the process that holds the data file, or opens it.
 fn diagnose(cli: &Cli, opts: &Opts) -> Result<Diagnosis, CliError> {
-    let mut connection = GuardConnection::open(&cli.db, &cli.config()?)?;
+    // Reads all keys.
+    let mut connection = GuardConnection::open(&cli.db, &cli.config()?)?.without_timeout();
     let mut diagnosis = connection.execute(Diagnose {
         unused_for: opts.unused_for.as_secs(),
         expires_within: opts.expires_within.as_secs(),
@@ -140,9 +141,9 @@ fn unusable_data(cli: &Cli, error: &CliError) -> Finding {
 fn policy_findings(cli: &Cli, file: &Path) -> Vec<Finding> {
     let mut findings: Vec<Finding> = unusable_policy(cli, file).into_iter().collect();
     if let Ok(policy) = policy::read(file).and_then(CompiledPolicy::new) {
-        let doubts = policy.doubts().into_iter();
-        let doubts = doubts.map(|doubt| Condition::new(Area::Policy, doubt));
-        findings.extend(doubts.map(|condition| finding(cli, condition, Some(file))));
+        let warnings = policy.warnings().into_iter();
+        let warnings = warnings.map(|warning| Condition::new(Area::Policy, warning));
+        findings.extend(warnings.map(|condition| finding(cli, condition, Some(file))));
     }
     findings
 }

@@ -96,16 +96,16 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
 
 fn check(cli: &Cli, file: &Path) -> Result<Exit, CliError> {
     let policy = read(file)?;
-    let (shown, doubts) = (file.display().to_string(), policy.doubts());
+    let (shown, warnings) = (file.display().to_string(), policy.warnings());
     let routes = policy.routes().count();
-    let reply = json!({ "file": shown, "routes": routes, "warnings": doubts });
+    let reply = json!({ "file": shown, "routes": routes, "warnings": warnings });
     cli.print(&reply, |_| {
         format!(
             "The policy `{}` is valid. Routes: {routes}.\n",
             escaped(&shown)
         )
     })?;
-    warn(cli, &doubts);
+    warn(cli, &warnings);
     Ok(Exit::Done)
 }
 
@@ -119,10 +119,10 @@ fn explain(cli: &Cli, opts: &ExplainOpts) -> Result<Exit, CliError> {
             ip: opts.ip,
         }),
     };
-    let doubts = policy.doubts();
-    let reply = json!({ "sections": sections, "warnings": doubts });
+    let warnings = policy.warnings();
+    let reply = json!({ "sections": sections, "warnings": warnings });
     cli.print(&reply, |_| sections.iter().map(text).collect())?;
-    warn(cli, &doubts);
+    warn(cli, &warnings);
     Ok(Exit::Done)
 }
 
@@ -131,9 +131,9 @@ fn read(file: &Path) -> Result<CompiledPolicy, CliError> {
 }
 
 /// Prints what JSON has in its field `warnings`.
-fn warn(cli: &Cli, doubts: &[String]) {
+fn warn(cli: &Cli, warnings: &[String]) {
     if !cli.json {
-        doubts.iter().for_each(|doubt| cli.warn(doubt));
+        warnings.iter().for_each(|warning| cli.warn(warning));
     }
 }
 
@@ -153,11 +153,11 @@ mod tests {
 
     #[test]
     fn example_is_valid_with_and_without_its_comments() {
-        let raises_no_doubt = |text: &str| {
+        let raises_no_warning = |text: &str| {
             let policy = CompiledPolicy::new(text.parse().unwrap()).unwrap();
-            assert_eq!(policy.doubts(), [""; 0]);
+            assert_eq!(policy.warnings(), [""; 0]);
         };
-        raises_no_doubt(EXAMPLE);
+        raises_no_warning(EXAMPLE);
         let mut fields = 0;
         let whole = EXAMPLE.lines().map(|line| match line.strip_prefix("# ") {
             Some(field) if field.contains(" = ") => {
@@ -166,7 +166,7 @@ mod tests {
             }
             _ => format!("{line}\n"),
         });
-        raises_no_doubt(&whole.collect::<String>());
+        raises_no_warning(&whole.collect::<String>());
         assert_eq!(fields, 6);
     }
 

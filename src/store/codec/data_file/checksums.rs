@@ -36,9 +36,16 @@ impl ChecksumTable {
         crc32fast::hash(block) ^ OF_ZEROS
     }
 
-    /// Returns a checksum of all checksums.
-    pub(crate) fn digest(&self) -> u32 {
-        crc32fast::hash(&self.0)
+    /// Returns a checksum of all checksums of a group. The header has the wrapping sum of those of all groups, to
+    /// which a change adds only those of the changed tables. A CRC would not do: equal changes of two tables could
+    /// cancel each other out.
+    pub(crate) fn digest(&self, group: usize) -> u64 {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&(group as u64).to_le_bytes());
+        hash.update(&self.0);
+        let mut digest = [0; 8];
+        hash.finalize_xof().fill(&mut digest);
+        u64::from_le_bytes(digest)
     }
 
     /// Returns a page with the table of a group. Later tables have higher generations.
@@ -61,13 +68,6 @@ impl ChecksumTable {
     }
 }
 
-/// Returns a checksum of the digests of all tables.
-pub(crate) fn digest_of_all(digests: &[u32]) -> u32 {
-    // One long run: every commit computes it, of 4 bytes for each 4 MiB of the file.
-    let bytes = digests.iter().flat_map(|digest| digest.to_le_bytes());
-    crc32fast::hash(&bytes.collect::<Vec<u8>>())
-}
-
 fn read_checksum(bytes: &[u8]) -> u32 {
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
@@ -88,5 +88,21 @@ mod tests {
         let new = ChecksumTable::default();
         assert_eq!(ChecksumTable::checksum_of(&[0; BLOCK]), new.get(0));
         assert_ne!(ChecksumTable::checksum_of(&[1; BLOCK]), new.get(0));
+    }
+
+    #[test]
+    fn equal_changes_of_two_tables_do_not_cancel_out() {
+        let sum = |tables: [&ChecksumTable; 2]| {
+            let digests = tables
+                .iter()
+                .zip(0..)
+                .map(|(table, group)| table.digest(group));
+            digests.fold(0, u64::wrapping_add)
+        };
+        let (old, mut new) = (ChecksumTable::default(), ChecksumTable::default());
+        new.set(7, 1);
+        let sums = [[&old, &old], [&new, &old], [&old, &new], [&new, &new]].map(sum);
+        let distinct: std::collections::BTreeSet<u64> = sums.into();
+        assert_eq!(distinct.len(), 4);
     }
 }

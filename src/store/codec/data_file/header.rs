@@ -17,8 +17,8 @@ pub(crate) struct Header {
     pub(crate) generation: u64,
     /// The number of blocks, which determines the length of the file.
     pub(crate) blocks: u64,
-    /// A checksum of the [digests](super::ChecksumTable::digest) of all tables in use.
-    pub(crate) digest: u32,
+    /// The wrapping sum of the [digests](super::ChecksumTable::digest) of all tables in use.
+    pub(crate) digest: u64,
     pub(crate) database: [u8; DATABASE_HEADER],
 }
 
@@ -39,7 +39,7 @@ const SEQUENCE: usize = 4;
 const GENERATION: usize = SEQUENCE + 8;
 const BLOCKS: usize = GENERATION + 8;
 const DIGEST: usize = BLOCKS + 8;
-const DATABASE: usize = DIGEST + 4;
+const DATABASE: usize = DIGEST + 8;
 
 impl Header {
     /// Returns both copies.
@@ -63,15 +63,15 @@ impl Header {
     /// overflow.
     pub(crate) fn unseal(copy: &[u8; SECTOR]) -> Option<Self> {
         let number = |at: usize| Some(u64::from_le_bytes(copy[at..at + 8].try_into().ok()?));
-        let short = |at: usize| Some(u32::from_le_bytes(copy[at..at + 4].try_into().ok()?));
-        if short(0)? != crc32fast::hash(&copy[SEQUENCE..]) {
+        let checksum = u32::from_le_bytes(copy[..SEQUENCE].try_into().ok()?);
+        if checksum != crc32fast::hash(&copy[SEQUENCE..]) {
             return None;
         }
         let header = Self {
             sequence: number(SEQUENCE)?,
             generation: number(GENERATION)?,
             blocks: number(BLOCKS)?,
-            digest: short(DIGEST)?,
+            digest: number(DIGEST)?,
             database: copy[DATABASE..][..DATABASE_HEADER].try_into().ok()?,
         };
         let is_possible = header.generation <= header.sequence && header.sequence <= u64::MAX / 2;

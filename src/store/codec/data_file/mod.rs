@@ -29,7 +29,7 @@ mod header;
 mod layout;
 mod preamble;
 
-pub(crate) use self::checksums::{ChecksumTable, digest_of_all};
+pub(crate) use self::checksums::ChecksumTable;
 pub(crate) use self::header::{DATABASE_HEADER, Header, SECTOR};
 pub(crate) use self::layout::{
     BLOCK, FRONT, HEADERS, file_len, group_blocks, group_of, groups, runs, table_offset,

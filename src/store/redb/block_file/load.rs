@@ -7,8 +7,8 @@ use redb::StorageBackend;
 use super::tables::{CommittedTable, Tables};
 use super::{invalid, read_header};
 use crate::store::codec::data_file::{
-    BLOCK, ChecksumTable, FRONT, HEADERS, Header, digest_of_all, file_len, group_blocks, groups,
-    runs, table_offset,
+    BLOCK, ChecksumTable, FRONT, HEADERS, Header, file_len, group_blocks, groups, runs,
+    table_offset,
 };
 
 /// The state of a file on disk.
@@ -93,7 +93,7 @@ impl FoundTables {
                 Some((earlier, _)) if found.latest.is_some() && earlier < of_latest => {}
                 Some((latest, table)) => {
                     of_latest = latest;
-                    found.latest = Some(CommittedTable::new(table, slot));
+                    found.latest = Some(CommittedTable::new(table, group, slot));
                 }
             }
         }
@@ -102,11 +102,9 @@ impl FoundTables {
 }
 
 fn is_digest_of(header: &Header, found: &[FoundTables]) -> bool {
-    let digests = found
-        .iter()
-        .map(|group| Some(group.latest.as_ref()?.digest));
-    let digests: Option<Vec<u32>> = digests.collect();
-    digests.is_some_and(|digests| digest_of_all(&digests) == header.digest)
+    let mut latest = found.iter().map(|group| group.latest.as_ref());
+    let sum = latest.try_fold(0_u64, |sum, table| Some(sum.wrapping_add(table?.digest)));
+    sum == Some(header.digest)
 }
 
 /// Computes the table of one group from its blocks, in place of an unreadable page, if the header confirms the
@@ -130,7 +128,7 @@ fn rebuild_one(
             continue;
         };
         let table = checksums_of_blocks(file, group, header.blocks)?;
-        let rebuilt = CommittedTable::new(table, slot);
+        let rebuilt = CommittedTable::new(table, group, slot);
         let before = found[group].latest.replace(rebuilt);
         if is_digest_of(header, found) {
             return Ok(group);

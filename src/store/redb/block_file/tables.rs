@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::codec::data_file::{
-    ChecksumTable, digest_of_all, group_blocks, group_of, groups, table_offset,
-};
+use crate::store::codec::data_file::{ChecksumTable, group_blocks, group_of, groups, table_offset};
 
 /// The checksum tables by group, in three states: in use by the header on disk, written for the next header,
 /// and changed since.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     committed: Vec<CommittedTable>,
+    /// The wrapping sum of the digests of `committed`.
+    digest: u64,
     written: BTreeMap<usize, ChecksumTable>,
     changed: BTreeMap<usize, ChecksumTable>,
     /// The group whose table in use is not in the file.
@@ -23,13 +23,13 @@ pub(super) struct CommittedTable {
     pub(super) table: ChecksumTable,
     /// The page of the group that contains the table. The next table goes to the other.
     pub(super) slot: usize,
-    pub(super) digest: u32,
+    pub(super) digest: u64,
 }
 
 impl CommittedTable {
-    pub(super) fn new(table: ChecksumTable, slot: usize) -> Self {
+    pub(super) fn new(table: ChecksumTable, group: usize, slot: usize) -> Self {
         Self {
-            digest: table.digest(),
+            digest: table.digest(group),
             table,
             slot,
         }
@@ -50,7 +50,9 @@ impl Tables {
         stale: &[usize],
         rebuilt: Option<usize>,
     ) -> Self {
+        let digests = committed.iter().map(|table| table.digest);
         let mut tables = Self {
+            digest: digests.fold(0, u64::wrapping_add),
             committed,
             rebuilt,
             ..Self::default()
@@ -141,23 +143,31 @@ impl Tables {
         committed.map_or(0, |committed| 1 - committed.slot)
     }
 
-    /// Returns the digest of the tables that the next header refers to.
-    pub(super) fn digest(&self, blocks: u64) -> u32 {
-        let committed = self.committed.iter().map(|table| table.digest);
-        let mut digests: Vec<u32> = committed.collect();
-        digests.resize(groups(blocks), 0);
-        for (group, table) in &self.written {
-            if let Some(digest) = digests.get_mut(*group) {
-                *digest = table.digest();
-            }
+    /// Returns the digest of the tables that the next header refers to. Computes those of written tables only.
+    pub(super) fn digest(&self, blocks: u64) -> u64 {
+        let groups = groups(blocks);
+        let gone = self.committed.iter().skip(groups);
+        let mut digest = gone.fold(self.digest, |sum, table| sum.wrapping_sub(table.digest));
+        for (&group, table) in self.written.range(..groups) {
+            digest = digest
+                .wrapping_sub(self.committed_digest(group))
+                .wrapping_add(table.digest(group));
         }
-        digest_of_all(&digests)
+        digest
+    }
+
+    fn committed_digest(&self, group: usize) -> u64 {
+        self.committed.get(group).map_or(0, |table| table.digest)
     }
 
     /// Notes that a header that refers to the written tables is on disk.
     pub(super) fn commit_written(&mut self) {
         for (group, table) in std::mem::take(&mut self.written) {
-            let committed = CommittedTable::new(table, self.next_slot(group));
+            let committed = CommittedTable::new(table, group, self.next_slot(group));
+            self.digest = self
+                .digest
+                .wrapping_sub(self.committed_digest(group))
+                .wrapping_add(committed.digest);
             match self.committed.get_mut(group) {
                 Some(before) => *before = committed,
                 None => self.committed.push(committed),
@@ -167,7 +177,10 @@ impl Tables {
 
     /// Forgets the tables of groups that no header on disk refers to.
     pub(super) fn drop_beyond(&mut self, blocks: u64) {
-        self.committed.truncate(groups(blocks));
+        let gone = groups(blocks).min(self.committed.len());
+        for table in self.committed.drain(gone..) {
+            self.digest = self.digest.wrapping_sub(table.digest);
+        }
     }
 
     /// Restores the tables in use by the header on disk.

@@ -1,10 +1,12 @@
 //! Backups, copies and compaction: what is in the new file, and what is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ::redb::{ReadableTableMetadata, TableHandle};
+use ::redb::{ReadableTableMetadata, TableDefinition, TableHandle};
 
+use super::block_file::ReadOnlyFile;
+use super::copy::NewFile;
 use super::disk::Failure;
 use super::faults::{all_outcomes, refused, world};
 use super::verification::{ALL, ORIGINAL, all_usage, damaged, full_blocks};
@@ -25,7 +27,7 @@ fn back_up(store: &RedbStore) -> (File, FileCopy) {
 /// Copies a file at rest.
 fn copy_at_rest(file: &File) -> (File, Result<FileCopy, OpenError>) {
     let copy = File::new();
-    let copied = RedbStore::copy_file(&file.path, &copy.path, &CopyProgress::default());
+    let copied = RedbStore::back_up_file(&file.path, &copy.path, &CopyProgress::default());
     (copy, copied)
 }
 
@@ -42,6 +44,22 @@ fn rows(store: &RedbStore) -> BTreeMap<String, u64> {
         (name, read.open_untyped_table(table).unwrap().len().unwrap())
     });
     rows.collect()
+}
+
+/// Collects the names of the visited tables.
+struct Names(BTreeSet<String>);
+
+impl TableVisitor for Names {
+    type Error = ();
+
+    fn visit<K: ::redb::Key + 'static, V: ::redb::Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        _: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), ()> {
+        assert!(self.0.insert(table.name().to_owned()), "visited twice");
+        Ok(())
+    }
 }
 
 /// Returns the names of the files in the directory of a file.
@@ -80,6 +98,16 @@ fn with_all_tables() -> (File, RedbStore) {
     let mut windows = std::iter::once((SubjectId::key(KeyId(1)), vec![window]));
     store.save_windows(&mut windows).unwrap();
     (file, store)
+}
+
+/// Those that are missing from it would be missing from copies.
+#[test]
+fn list_of_tables_has_all_tables_in_use() {
+    let (_file, store) = with_all_tables();
+    let mut listed = Names(BTreeSet::new());
+    visit_all(&mut listed).unwrap();
+    let in_use: BTreeSet<String> = rows(&store).into_keys().collect();
+    assert_eq!(listed.0, in_use);
 }
 
 #[test]
@@ -192,7 +220,7 @@ fn nothing_is_overwritten() {
     assert!(fs::read(&taken.path).unwrap() == before);
     assert_eq!(files_beside(&taken), ["keyguard.redb"]);
     drop(store);
-    let error = RedbStore::copy_file(&file.path, &taken.path, &CopyProgress::default());
+    let error = RedbStore::back_up_file(&file.path, &taken.path, &CopyProgress::default());
     assert!(
         matches!(error, Err(OpenError::NotWritten { .. })),
         "{error:?}"
@@ -207,6 +235,72 @@ fn cancelled_backup_leaves_nothing() {
     progress.cancel();
     store.backup(&copy.path, &progress).unwrap_err();
     assert_eq!(files_beside(&copy), Vec::<String>::new());
+}
+
+#[test]
+fn cancelled_backup_is_not_read_back() {
+    let store = with_keys(&File::new(), 1);
+    for is_cancelled in [false, true] {
+        let (copy, progress) = (File::new(), CopyProgress::default());
+        let snapshot = store.engine.snapshot(CACHE).unwrap();
+        let new = NewFile::create(&copy.path).unwrap();
+        let rows = new.fill(&snapshot, &SkippedBlocks::default(), &progress);
+        let rows = rows.unwrap();
+        if is_cancelled {
+            progress.cancel();
+        }
+        let read = new.read_back(rows, &progress);
+        assert_eq!(read.is_err(), is_cancelled);
+        drop(read);
+        assert_eq!(files_beside(&copy), Vec::<String>::new());
+    }
+}
+
+/// Unlocked temporary files are removed.
+#[test]
+fn new_copy_is_locked_until_it_has_its_name() {
+    let store = with_keys(&File::new(), 1);
+    let target = File::new();
+    let is_held = || {
+        let names = files_beside(&target);
+        assert_eq!(names.len(), 1);
+        let file = fs::File::open(target.dir.path().join(&names[0])).unwrap();
+        file.try_lock().is_err()
+    };
+    let progress = CopyProgress::default();
+    let new = NewFile::create(&target.path).unwrap();
+    assert!(is_held());
+    let snapshot = store.engine.snapshot(CACHE).unwrap();
+    let rows = new.fill(&snapshot, &SkippedBlocks::default(), &progress);
+    let read = new.read_back(rows.unwrap(), &progress).unwrap();
+    assert!(is_held());
+    drop(read);
+    let copied = super::copy::copy(|| store.engine.snapshot(CACHE), &target.path, &progress);
+    let copied = copied.unwrap();
+    assert!(is_held());
+    copied.take_name(&target.path).unwrap();
+    assert!(!is_held());
+    assert_eq!(files_beside(&target), ["keyguard.redb"]);
+}
+
+#[test]
+fn several_readers_share_a_file_and_no_writer_joins_them() {
+    let file = File::new();
+    drop(with_keys(&file, 1));
+    let (copy, progress) = (File::new(), CopyProgress::default());
+    let in_use = |error: Option<OpenError>| matches!(error, Some(OpenError::InUse { .. }));
+    let opened = fs::File::open(&file.path).unwrap();
+    let disk = ReadOnlyFile::of(FileBackend::new(opened).unwrap());
+    let data = super::file::DataFile::staged(disk);
+    let reader = super::engine::OpenDatabase::open(data, CACHE).unwrap();
+    assert!(RedbStore::verify_file(&file.path).unwrap().is_sound());
+    RedbStore::back_up_file(&file.path, &copy.path, &progress).unwrap();
+    assert!(in_use(compact(&file).err()));
+    assert!(in_use(open(&file.path).err()));
+    drop(reader);
+    let store = file.open();
+    assert!(in_use(RedbStore::verify_file(&file.path).err()));
+    drop(store);
 }
 
 #[test]

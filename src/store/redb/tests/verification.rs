@@ -237,6 +237,20 @@ fn damaged_blocks_of_usage_are_skipped_and_counted() {
     }
 }
 
+/// Each reading of a damaged block ends with the file being opened again.
+#[test]
+fn known_damaged_blocks_of_usage_are_not_read_again() {
+    let file = damaged(&ORIGINAL.bytes, &[full_blocks()[0].0]);
+    let store = file.open();
+    let left = all_usage(&store).unwrap();
+    assert!(left < ALL);
+    let opened = store.database();
+    for _ in 0..3 {
+        assert_eq!(all_usage(&store).unwrap(), left);
+    }
+    assert!(Arc::ptr_eq(&opened, &store.database()));
+}
+
 #[test]
 fn damaged_blocks_of_usage_are_forgotten_after_their_retention() {
     let blocks = full_blocks();
@@ -289,8 +303,61 @@ fn damaged_growing_block_is_set_aside() {
     );
     drop(store);
     let found = verify(&file).unwrap();
-    assert!(found.damage[0].table.starts_with("usage lost"), "{found:?}");
+    assert_eq!(found.damage[0].table, "damaged 1 usage open", "{found:?}");
     assert_eq!(all_usage(&file.open()).unwrap(), left + 10);
+
+    let copied = RedbStore::compact_file(&file.path, &CopyProgress::default()).unwrap();
+    assert_eq!((copied.tables_set_aside, copied.lost_blocks), (1, 0));
+    assert!(verify(&file).unwrap().is_sound());
+    assert_eq!(all_usage(&file.open()).unwrap(), left + 10);
+}
+
+/// Regression: without the number of the next block, no requests were stored any more.
+#[test]
+fn damage_in_the_tables_of_usage_stops_no_storing() {
+    let of_usage = |found: &Verification| {
+        let mut tables = found.damage.iter().map(|damage| damage.table.as_str());
+        !found.is_sound() && tables.all(|table| table.starts_with("usage "))
+    };
+    let mut seen = BTreeSet::new();
+    for (page, found) in &ORIGINAL.found {
+        let Some(found) = found.as_ref().filter(|found| of_usage(found)) else {
+            continue;
+        };
+        let lost = found.damage.iter().map(|damage| damage.lost.as_str());
+        if !seen.insert(lost.collect::<Vec<_>>()) {
+            continue;
+        }
+        let file = damaged(&ORIGINAL.bytes, &[*page]);
+        let store = file.open();
+        for n in 1..=2 {
+            let stored = store.record(&requests(1, after(BATCHES + n), 10_000));
+            assert!(stored.is_ok(), "page {page}: {stored:?}, {found:?}");
+        }
+        assert_eq!(store.fault(), None);
+        let since = |store: &RedbStore, minute| {
+            let listed = store.usage(None, after(minute), usize::MAX);
+            listed.unwrap().len()
+        };
+        assert_eq!(since(&store, BATCHES), 20_000, "page {page}: {found:?}");
+        let left = since(&store, 0);
+        let all = store.totals(after(BATCHES + 3)).unwrap().all_time;
+        assert_eq!(all.requests as usize, ALL + 20_000);
+        drop(store);
+        let store = file.open();
+        assert_eq!(since(&store, 0), left, "page {page}: {found:?}");
+        let lost = ALL + 20_000 - left;
+        println!("page {page}: {lost} requests lost, {:?}", found.damage);
+        assert!(
+            lost < 9_500 * found.damage.len(),
+            "page {page}: {lost}, {found:?}"
+        );
+        store
+            .record(&requests(1, after(BATCHES + 3), 10_000))
+            .unwrap();
+        assert_eq!(since(&store, 0), left + 10_000);
+    }
+    assert!(seen.len() > 5, "{seen:?}");
 }
 
 /// The pages in the cache of the open database are those before the damage.
