@@ -58,6 +58,8 @@ pub(crate) use self::measurements::Measurements;
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
 pub(crate) use self::secret_file::{existing_secret, read_secret, secret_path};
+#[cfg(feature = "cli")]
+pub(crate) use self::secret_review::SECRET_ARGUMENT;
 pub(crate) use self::storage::Storage;
 #[cfg(feature = "cli")]
 pub(crate) use self::storage::{exposure_warning, followed, is_server};

@@ -106,7 +106,7 @@ impl Guard {
             backends,
             locks,
             warnings,
-            secret_problems: secret_review::problems(&config, &secret),
+            secret_problems: secret_review::problems(&config, &secret, std::env::args_os()),
             proxies: Proxies::default(),
             policy_handle,
             policy_reloader,

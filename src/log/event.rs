@@ -25,6 +25,11 @@ pub(crate) enum Event<'a> {
     Stopping,
     /// All is stored.
     Stopped,
+    /// The server could not start, or ends because of an error; with the command to type.
+    Failed {
+        problem: &'a str,
+        next: &'a str,
+    },
     /// The server answered a request; if this was requested.
     Request {
         peer: ClientIp,
@@ -95,9 +100,10 @@ pub(crate) enum Event<'a> {
 impl Event<'_> {
     pub(super) fn level(&self) -> Level {
         match self {
-            Self::Dropped { .. } | Self::StoreFailed { .. } | Self::BackendDown { .. } => {
-                Level::Error
-            }
+            Self::Failed { .. }
+            | Self::Dropped { .. }
+            | Self::StoreFailed { .. }
+            | Self::BackendDown { .. } => Level::Error,
             Self::Warning { .. } => Level::Warn,
             #[cfg(feature = "http")]
             Self::AdminRefused { .. } => Level::Warn,
@@ -126,6 +132,9 @@ impl Event<'_> {
                 .text("tls", if *tls { "yes" } else { "no" }),
             Self::Stopping => named("stopping"),
             Self::Stopped => named("stopped"),
+            Self::Failed { problem, next } => {
+                named("failed").text("problem", problem).text("next", next)
+            }
             Self::Request {
                 peer,
                 method,

@@ -1,9 +1,10 @@
 //! The log of `keyguard serve`.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::Path;
 
-use crate::common::program::{done, keyguard};
+use crate::common::program::{done, keyguard, refused};
 use crate::common::server::{Server, check, get, request};
 use crate::common::wait_until;
 use crate::server::{ADMIN_KEY, data_file, terminate};
@@ -84,6 +85,35 @@ fn start_refusals_requests_and_stop_are_logged() {
     assert_eq!(requests.len(), 4);
     assert_eq!(requests[0]["path"], "/v1/check");
     assert!(requests[0]["duration_us"].is_u64());
+}
+
+#[test]
+fn errors_of_the_start_are_json_like_all_lines() {
+    let dir = TempDir::new().unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
+    let failed = |more: &[&str]| {
+        let error = refused(dir.path(), &[&serve[..], more].concat());
+        let lines: Vec<Value> = error
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+            .collect();
+        assert_eq!(named(&lines, "failed").len(), 1, "{error}");
+        let line = lines[lines.len() - 1].clone();
+        assert_eq!([&line["event"], &line["level"]], ["failed", "error"]);
+        ["problem", "next"].map(|field| line[field].as_str().unwrap().to_owned())
+    };
+    let [problem, next] = failed(&["--log-level", "off"]);
+    assert!(problem.starts_with("there is no data file"), "{problem}");
+    assert_eq!(next, "keyguard init");
+
+    data_file(dir.path(), 1);
+    fs::write(dir.path().join("policy.toml"), "protect = 1\n").unwrap();
+    let [problem, _] = failed(&["--policy", "policy.toml"]);
+    assert!(problem.contains("`policy.toml`"), "{problem}");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let [problem, _] = failed(&["--listen", &taken]);
+    assert!(problem.contains(&taken), "{problem}");
 }
 
 #[test]

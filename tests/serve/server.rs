@@ -67,6 +67,31 @@ fn stats(dir: &Path) -> keyguard::Stats {
 }
 
 #[test]
+fn doctor_finds_a_secret_among_the_arguments_of_the_server() {
+    const SECRET: &str = "5f2c9a81d07be346a9f0c2487d1e5b3690fa7c2de81b4563";
+    let dir = TempDir::new().unwrap();
+    let doctor = ["doctor", "--ignore", "disk", "--json"];
+    let found = |more: &[&str]| {
+        let mut doctor = keyguard(dir.path(), &[more, &doctor].concat());
+        let output = doctor.env("KEYGUARD_SECRET", SECRET).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut init = keyguard(dir.path(), &["init"]);
+    init.env("KEYGUARD_SECRET", SECRET).output().unwrap();
+    let mut server = serve(dir.path(), &["--secret", SECRET]);
+    for more in [&[][..], &["--secret", SECRET]] {
+        let found = found(more);
+        let problems = found
+            .matches("the secret is an argument of a process")
+            .count();
+        assert!(problems == 1 && !found.contains(SECRET), "{found}");
+        assert!(found.contains("keyguard --secret-file FILE"), "{found}");
+    }
+    terminate(&mut server);
+    assert_eq!(found(&[]), "{\"findings\":[]}\n");
+}
+
+#[test]
 fn check_endpoint_returns_verdicts() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 2);

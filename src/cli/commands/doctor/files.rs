@@ -10,9 +10,9 @@ use crate::model::Area;
 use crate::sys::DiskSpace;
 use crate::sys::shell::quoted;
 
-/// Examines the data file, its directory, its secret and its file system. Finds nothing for a database.
+/// Examines the data file, its directory, the file of its secret and its file system. Finds nothing for a database.
 pub(super) fn examine(cli: &Cli) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = secret_argument(cli).into_iter().collect();
+    let mut findings = Vec::new();
     if cli.is_on_server() {
         return findings;
     }
@@ -28,14 +28,6 @@ pub(super) fn examine(cli: &Cli) -> Vec<Finding> {
     findings.extend(open_directory(&directory));
     findings.extend(full_disk(&directory));
     findings
-}
-
-fn secret_argument(cli: &Cli) -> Option<Finding> {
-    cli.has_secret_argument().then(|| Finding {
-        area: Area::Secret,
-        problem: "the secret is an argument, which other users of this machine can see".to_owned(),
-        next: format!("{} --secret-file FILE …", cli.program()),
-    })
 }
 
 #[cfg(unix)]

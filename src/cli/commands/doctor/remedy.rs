@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::cli::settings::Cli;
+use crate::guard::SECRET_ARGUMENT;
 use crate::model::{Area, Condition};
 use crate::sys::shell::quoted;
 
@@ -11,6 +12,9 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
     let program = cli.program();
     let policy = policy_file.map(|file| quoted(&file.display().to_string()));
     match condition.area {
+        Area::Secret if condition.problem == SECRET_ARGUMENT => {
+            format!("{program} --secret-file FILE …")
+        }
         Area::Secret => format!(
             "{program} admin-key    # or begin with a random secret: keyguard --db NEW.redb init"
         ),
