@@ -215,10 +215,23 @@ impl Route {
         &self.limits
     }
 
+    /// The limits per key and per address.
+    pub(super) fn all_limits(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().chain(&self.ip_limits)
+    }
+
+    pub(super) fn cost(&self) -> Option<NonZeroU32> {
+        self.cost
+    }
+
+    pub(super) fn is_shadow(&self) -> bool {
+        self.shadow
+    }
+
     /// Checks that the limits can admit the cost.
     fn check_cost(&self) -> Result<(), InvalidInput> {
         let cost = self.cost.map_or(1, |cost| u64::from(cost.get()));
-        let mut limits = self.limits.iter().chain(&self.ip_limits);
+        let mut limits = self.all_limits();
         let is_exceeded = |limit: &&Limit| !limit.shadow && limit.amount.get() < cost;
         match limits.find(is_exceeded) {
             None => Ok(()),
