@@ -103,7 +103,7 @@ pub(crate) struct Guard {
     policy_reloader: Arc<PolicyReloader>,
     store: Arc<dyn Store>,
     clock: Clock,
-    key_header: String,
+    key_header: Arc<str>,
     config: Config,
     /// Held while usage is counted: one question at a time bounds the memory.
     usage_turn: Mutex<()>,

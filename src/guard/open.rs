@@ -112,7 +112,7 @@ impl Guard {
             policy_reloader,
             store,
             clock,
-            key_header: config.key_header.clone(),
+            key_header: config.key_header.as_str().into(),
             config,
             usage_turn: Mutex::default(),
             backup_turn: Mutex::default(),

@@ -148,6 +148,42 @@ fn check_endpoint_returns_verdicts() {
 }
 
 #[test]
+fn browsers_must_not_guess_the_type_of_a_reply() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 2);
+    let server = serve(dir.path(), &[]);
+    let admin_key = [("X-Admin-Key", ADMIN_KEY)];
+    let auth = [
+        ("X-Original-URI", "/orders"),
+        ("X-Original-Method", "GET"),
+        ("X-Forwarded-For", "192.0.2.7"),
+    ];
+    for (target, fields, status, kind) in [
+        ("/admin/stats", &admin_key[..], 200, "application/json"),
+        ("/admin/stats", &[], 401, "application/problem+json"),
+        ("/nothing", &admin_key, 404, "application/problem+json"),
+        ("/auth", &auth, 401, "application/problem+json"),
+        ("/openapi.json", &[], 200, "application/json"),
+        ("/docs/", &[], 200, "text/html; charset=utf-8"),
+        ("/readyz", &[], 200, "application/json"),
+        (
+            "/metrics",
+            &[],
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+        ),
+    ] {
+        let reply = get(&server.address, target, fields);
+        assert_eq!(
+            (reply.status, reply.field("content-type")),
+            (status, kind),
+            "{target}"
+        );
+        assert_eq!(reply.field("x-content-type-options"), "nosniff", "{target}");
+    }
+}
+
+#[test]
 fn only_one_json_object_without_duplicate_fields_is_checked() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 60);
