@@ -73,11 +73,17 @@ use self::policy_reloader::{PolicyHandle, PolicyReloader};
 use self::proxies::Proxies;
 use self::recorder::Recorder;
 use self::revisions::Revisions;
+#[cfg(feature = "http")]
+use self::warnings::WarningKind;
 use crate::limiter::AnyLimiter;
+#[cfg(feature = "http")]
+use crate::log::Event;
 use crate::log::Log;
 use crate::model::{
     Area, BackendHealth, Condition, KeyHasher, KeyId, LegacyHasher, OrgId, Readiness,
 };
+#[cfg(feature = "http")]
+use crate::net::ClientIp;
 use crate::policy::CompiledPolicy;
 use crate::store::copy::CopyProgress;
 use crate::store::{Store, StoreError};
@@ -162,6 +168,16 @@ impl Guard {
     #[cfg(feature = "http")]
     pub(crate) fn is_admin_key(&self, text: &[u8]) -> bool {
         self.admin_keys.contain(text)
+    }
+
+    /// Logs and counts a request with a wrong admin key, and warns if they repeat.
+    #[cfg(feature = "http")]
+    pub(crate) fn note_wrong_admin_key(&self, ip: ClientIp) {
+        self.log().emit(&Event::AdminRefused { ip });
+        if self.admin_keys.count_wrong(self.clock.now()) {
+            self.warnings
+                .add_of(WarningKind::AdminKey, admin_keys::GUESSED);
+        }
     }
 
     #[cfg(feature = "http")]

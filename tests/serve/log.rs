@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::common::program::{done, keyguard, refused};
 use crate::common::server::{Server, check, get, request};
 use crate::common::wait_until;
+use crate::metrics::metric;
 use crate::server::{ADMIN_KEY, data_file, terminate};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -136,6 +137,7 @@ fn each_refusal_is_logged_on_request_and_each_wrong_admin_key() {
     for fields in [&[("X-Admin-Key", wrong)][..], &[]] {
         assert_eq!(get(&server.address, "/admin/orgs", fields).status, 401);
     }
+    assert_eq!(metric(&server, "keyguard_admin_refused_total"), 1.0);
     terminate(&mut server);
 
     let events = events(dir.path());

@@ -1271,3 +1271,16 @@ fn demo_prints_requests_and_leaves_nothing_behind() {
     assert_eq!(demo.wait().unwrap().code(), Some(0));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+/// A terminal that is closed sends SIGHUP.
+#[test]
+fn demo_leaves_nothing_behind_in_a_closed_terminal() {
+    let dir = TempDir::new().unwrap();
+    let mut command = keyguard(dir.path(), &["demo", "--listen", "127.0.0.1:0"]);
+    command.env("TMPDIR", dir.path());
+    let mut demo = Server::spawn(command);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    kill_process(Pid::from_child(&demo.child), Signal::HUP).unwrap();
+    assert_eq!(demo.child.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}

@@ -15,6 +15,9 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
         Area::Secret if condition.problem == SECRET_ARGUMENT => {
             format!("{program} --secret-file FILE …")
         }
+        Area::Secret if condition.problem.contains("wrong admin key") => {
+            format!("{program} list-blocks")
+        }
         Area::Secret => format!(
             "{program} admin-key    # or begin with a random secret: keyguard --db NEW.redb init"
         ),
