@@ -37,6 +37,7 @@ pub(crate) enum Event<'a> {
         path: &'a str,
         status: u16,
         duration: Duration,
+        trace_id: Option<&'a str>,
     },
     /// Requests were refused for this reason since the last event of this reason; one of them, if it is
     /// known.
@@ -141,12 +142,14 @@ impl Event<'_> {
                 path,
                 status,
                 duration,
+                trace_id,
             } => named("request")
                 .text("ip", &peer.to_string())
                 .text("method", method)
                 .text("path", path)
                 .number("status", (*status).into())
-                .number("duration_us", duration.as_micros() as u64),
+                .number("duration_us", duration.as_micros() as u64)
+                .maybe_text("trace_id", *trace_id),
             Self::Refused {
                 reason,
                 count,

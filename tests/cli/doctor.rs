@@ -104,6 +104,16 @@ fn files_that_others_can_access_are_found_and_the_commands_mend_them() {
         assert!(status.unwrap().success(), "{command}");
     }
     assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
+    set("", 0o1777);
+    assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n", "sticky");
+    set("", 0o770);
+    let output = run(dir.path(), &DOCTOR);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        text,
+        "files: every user of its group can replace the data file, because its directory `.` has the mode 770\n  \
+         next:  chmod go-w .\n"
+    );
     drop(kg);
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Starts a server that logs to the file `log`.
-fn serve(dir: &Path, more: &[&str]) -> Server {
+pub(crate) fn serve(dir: &Path, more: &[&str]) -> Server {
     let log = File::create(dir.join("log")).unwrap();
     let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
     command.args(more).env("KEYGUARD_ADMIN_KEY", ADMIN_KEY);
@@ -26,7 +26,7 @@ fn log(dir: &Path) -> String {
 }
 
 /// The events of a log of JSON lines.
-fn events(dir: &Path) -> Vec<Value> {
+pub(crate) fn events(dir: &Path) -> Vec<Value> {
     let log = log(dir);
     let lines = log.lines();
     let events = lines.map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")));

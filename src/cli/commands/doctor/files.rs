@@ -69,16 +69,19 @@ fn exposed_secret(cli: &Cli, data: &Path) -> Option<Finding> {
 fn open_directory(directory: &Path) -> Option<Finding> {
     use std::os::unix::fs::PermissionsExt;
 
-    let mode = metadata(directory)?.permissions().mode();
-    let is_open = mode & 0o002 != 0 && mode & 0o1000 == 0;
+    let mode = metadata(directory)?.permissions().mode() & 0o7777;
+    let who = match (mode & 0o1000 != 0, mode & 0o022) {
+        (true, _) | (_, 0) => return None,
+        (_, 0o020) => "every user of its group",
+        _ => "every user",
+    };
     let shown = directory.display().to_string();
-    is_open.then(|| Finding {
+    Some(Finding {
         area: Area::Files,
         problem: format!(
-            "every user can replace the data file, because its directory `{shown}` has the mode {:03o}",
-            mode & 0o7777
+            "{who} can replace the data file, because its directory `{shown}` has the mode {mode:03o}"
         ),
-        next: format!("chmod o-w {}", quoted(&shown)),
+        next: format!("chmod go-w {}", quoted(&shown)),
     })
 }
 
