@@ -22,7 +22,13 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
             "{program} admin-key    # or begin with a random secret: keyguard --db NEW.redb init"
         ),
         Area::Files => format!("ls -l {}*", quoted(&cli.db.display().to_string())),
-        Area::Data if condition.problem.contains("keyguard verify") => format!("{program} verify"),
+        Area::Data
+            if ["keyguard verify", "damaged"]
+                .iter()
+                .any(|text| condition.problem.contains(text)) =>
+        {
+            format!("{program} verify")
+        }
         Area::Data | Area::Disk => "df -h .    # in the directory of the data file".to_owned(),
         Area::UnusedKeys => match condition.key {
             Some(id) => format!("{program} revoke-key {id}    # unless it is still needed"),
