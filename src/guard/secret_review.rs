@@ -109,7 +109,7 @@ mod tests {
         for argument in [RANDOM, &format!("--secret={RANDOM}")] {
             assert_eq!(found(argument), [SECRET_ARGUMENT]);
         }
-        for other in [&format!("{RANDOM}.redb"), &format!("x{RANDOM}"), ""] {
+        for other in ["", &format!("{RANDOM}.redb"), &format!("x{RANDOM}")] {
             assert_eq!(found(other), [""; 0], "{other}");
         }
     }

@@ -32,15 +32,20 @@ impl ShutdownSignal {
 
     /// Waits for SIGTERM or SIGINT.
     pub(super) async fn received(&mut self) {
+        let Self {
+            terminate,
+            interrupt,
+            hangup,
+        } = self;
         let hangup = async {
-            match &mut self.hangup {
+            match hangup {
                 Some(hangup) => hangup.recv().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
             _ = hangup => {}
         }
     }
