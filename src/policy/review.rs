@@ -97,10 +97,10 @@ fn lists(policy: &Policy) -> Option<String> {
 /// A route whose requests are refused, whatever was used before, because their cost exceeds a limit. The limits
 /// of the route itself are checked before.
 fn unaffordable_cost(policy: &Policy, route: &Route) -> Option<String> {
-    let enforced = policy.routes.iter().filter(|other| !other.is_shadow());
+    let enforced = policy.routes.iter().filter(|other| !other.shadow);
     let matching = enforced.filter(|other| other.path.covers(&route.path));
     let matching: Vec<&Route> = matching.collect();
-    let costs = matching.iter().filter_map(|other| other.cost());
+    let costs = matching.iter().filter_map(|other| other.cost);
     let cost = costs.max()?;
     let exceeds = |limit: &&Limit| {
         !limit.is_shadow() && limit.amount() < u64::from(limit.period.takes(cost).get())

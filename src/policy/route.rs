@@ -47,10 +47,10 @@ pub struct Route {
     ip_limits: Vec<Limit>,
     lockout: Option<LockDuration>,
     #[serde(default, deserialize_with = "file::cost")]
-    cost: Option<NonZeroU32>,
+    pub(super) cost: Option<NonZeroU32>,
     /// Whether the rules of the route are evaluated and counted without refusing requests. Default: `false`.
     #[serde(default)]
-    shadow: bool,
+    pub(super) shadow: bool,
     #[serde(skip)]
     error: FirstError,
 }
@@ -218,14 +218,6 @@ impl Route {
     /// The limits per key and per address.
     pub(super) fn all_limits(&self) -> impl Iterator<Item = &Limit> {
         self.limits.iter().chain(&self.ip_limits)
-    }
-
-    pub(super) fn cost(&self) -> Option<NonZeroU32> {
-        self.cost
-    }
-
-    pub(super) fn is_shadow(&self) -> bool {
-        self.shadow
     }
 
     /// Checks that the limits can admit the cost.
