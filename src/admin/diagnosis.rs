@@ -1,11 +1,13 @@
 //! Conditions that need an administrator's attention.
 
+use std::error::Error;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Admin, AdminError, Page};
 use crate::model::{Area, Condition, Key, KeyId};
+use crate::store::with_causes;
 use crate::time::Timestamp;
 
 /// What a guard knows about its own condition.
@@ -30,41 +32,63 @@ const TOLERANCE: Duration = Duration::from_secs(60);
 
 impl Admin {
     /// Returns the warnings of the guard, and what its secret, its policy, its clock and its keys show.
-    /// Reads all keys.
-    pub(super) fn diagnose(&self, ages: KeyAges) -> Result<Diagnosis, AdminError> {
-        self.store_usage()?;
+    /// Reads all keys. Data that cannot be read is a condition, too.
+    pub(super) fn diagnose(&self, ages: KeyAges) -> Diagnosis {
         let guard = &self.guard;
+        let stored = self.store_usage().map(|()| Vec::new());
         let mut conditions = guard.conditions();
         let secret = guard.secret_problems().iter();
         conditions.extend(secret.map(|problem| Condition::new(Area::Secret, problem)));
         let rules = guard.compiled().warnings().into_iter();
         conditions.extend(rules.map(|warning| Condition::new(Area::Policy, warning)));
-        conditions.extend(self.clock_condition()?);
-        conditions.extend(self.key_conditions(ages)?);
+        for found in [stored, self.clock_condition(), self.key_conditions(ages)] {
+            match found {
+                Ok(found) => conditions.extend(found),
+                Err(error) => self.add_failure(&mut conditions, &error),
+            }
+        }
         // For a process in another directory.
         let policy_file = guard.policy_file().map(|file| {
             let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
             file.display().to_string()
         });
-        Ok(Diagnosis {
+        Diagnosis {
             policy_file,
             conditions,
-        })
+        }
+    }
+
+    /// Adds an error of the store, unless its cause is among the conditions.
+    fn add_failure(&self, conditions: &mut Vec<Condition>, error: &AdminError) {
+        let problem = with_causes(error);
+        let cause = error.source().map(ToString::to_string);
+        let is_known = |known: &Condition| {
+            let cause = cause.as_ref();
+            cause.is_some_and(|cause| known.problem.contains(cause.as_str()))
+        };
+        if !conditions.iter().any(is_known) {
+            let area = match self.guard.store().is_remote() {
+                true => Area::Postgres,
+                false => Area::Data,
+            };
+            conditions.push(Condition::new(area, problem));
+        }
     }
 
     /// Whether the last change lies in the future.
-    fn clock_condition(&self) -> Result<Option<Condition>, AdminError> {
+    fn clock_condition(&self) -> Result<Vec<Condition>, AdminError> {
         let now = self.guard.now();
         let last = self.list_audit(Page::first().limit(1))?.pop();
         let ahead = last.filter(|last| last.at.since(now) > TOLERANCE);
-        Ok(ahead.map(|last| {
+        let condition = ahead.map(|last| {
             let problem = format!(
                 "the clock shows {now}, but the last change was made at {}: the clock is or was wrong, so \
                  that expiry times and quotas are off",
                 last.at
             );
             Condition::new(Area::Clock, problem)
-        }))
+        });
+        Ok(condition.into_iter().collect())
     }
 
     fn key_conditions(&self, ages: KeyAges) -> Result<Vec<Condition>, AdminError> {

@@ -345,8 +345,8 @@ impl Config {
         self
     }
 
-    /// A TOML file with the policy. Overrides [`Config::policy`]. Read when the guard is opened, by
-    /// [`Admin::reload`](crate::Admin::reload), and by the command `keyguard reload`.
+    /// A TOML file of at most 4 MiB with the policy. Overrides [`Config::policy`]. Read when the guard is
+    /// opened, by [`Admin::reload`](crate::Admin::reload), and by the command `keyguard reload`.
     pub fn policy_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.policy_file = Some(file.into());
         self

@@ -1,5 +1,6 @@
 //! Refused requests, and the responses to them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Denial {
     reason: Reason,
     wait: Option<Duration>,
     limit: Option<Exhausted>,
+    /// The header field of keys, if one is missing and the field is known.
+    key_header: Option<Arc<str>>,
 }
 
 /// The limit that refused the request.
@@ -91,13 +94,16 @@ impl Denial {
             reason,
             wait: None,
             limit: None,
+            key_header: None,
         }
     }
 
-    /// A refusal of a request without a key.
-    #[cfg(feature = "axum")]
-    pub(crate) fn missing_key() -> Self {
-        Self::new(Reason::MissingKey)
+    /// A refusal of a request without a key, which belongs into this header field.
+    pub(crate) fn missing_key(key_header: Option<&Arc<str>>) -> Self {
+        Self {
+            key_header: key_header.map(Arc::clone),
+            ..Self::new(Reason::MissingKey)
+        }
     }
 
     /// Creates a refusal by a lock that ends after `wait`, which may be zero.
@@ -144,9 +150,9 @@ impl Denial {
             wait,
         };
         Self {
-            reason,
             wait,
             limit: Some(limit),
+            ..Self::new(reason)
         }
     }
 
@@ -181,8 +187,14 @@ impl Denial {
     }
 
     /// Returns the explanation for the client.
-    pub(crate) fn detail(&self) -> &'static str {
-        detail(self.reason)
+    pub(crate) fn detail(&self) -> Cow<'static, str> {
+        match &self.key_header {
+            Some(name) => format!(
+                "API key required: send it as `{name}: KEY` or as `Authorization: Bearer KEY`."
+            )
+            .into(),
+            None => detail(self.reason).into(),
+        }
     }
 
     /// Returns the reason as the client gets it: the same for all invalid keys.
@@ -207,14 +219,19 @@ impl Denial {
     }
 
     /// Returns the header fields of the response: `Content-Type`; `WWW-Authenticate` with a 401
-    /// (RFC 9110 §11.6.1, RFC 6750 §3); `Retry-After` in whole seconds, rounded up (RFC 9110
+    /// (RFC 9110 §11.6.1, RFC 6750 §3), which names the [header field of keys](crate::Config::key_header) if
+    /// the key is missing; `Retry-After` in whole seconds, rounded up (RFC 9110
     /// §10.2.3), if waiting helps; the fields of [`Grant::headers`](crate::Grant::headers) with a
     /// 429.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![("Content-Type", "application/problem+json".to_owned())];
         match self.reason {
             Reason::MissingKey => {
-                fields.push(("WWW-Authenticate", r#"Bearer realm="api""#.to_owned()));
+                let mut challenge = r#"Bearer realm="api""#.to_owned();
+                if let Some(name) = &self.key_header {
+                    challenge += &format!(r#", ApiKey realm="api", header="{name}""#);
+                }
+                fields.push(("WWW-Authenticate", challenge));
             }
             _ if self.status() == 401 => {
                 let challenge = r#"Bearer realm="api", error="invalid_token""#;
@@ -253,7 +270,7 @@ impl Denial {
             Some(seconds) => format!(r#","retry_after":{seconds}"#),
             None => String::new(),
         };
-        // The texts are constants that need no escaping.
+        // The texts are constants and names of header fields, which need no escaping.
         format!(
             r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}","code":"{code}"{retry_after}}}"#
         )

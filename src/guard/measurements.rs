@@ -25,6 +25,8 @@ pub(crate) struct Measurements {
     pub(crate) key_cache_misses: u64,
     pub(crate) replaced_policies: u64,
     pub(crate) rejected_policies: u64,
+    #[cfg(feature = "http")]
+    pub(crate) wrong_admin_keys: u64,
     /// `None` for a database, and while the file is missing.
     pub(crate) file_space: Option<FileSpace>,
     /// `None` while the store cannot be read.
@@ -61,6 +63,8 @@ impl Guard {
             key_cache_misses: self.key_cache.misses(),
             replaced_policies: self.policy_reloader.replaced.load(Relaxed),
             rejected_policies: self.policy_reloader.rejected.load(Relaxed),
+            #[cfg(feature = "http")]
+            wrong_admin_keys: self.admin_keys.wrong(),
             file_space: self.store.file_space(),
             stored: self.stored_counts().ok(),
         }

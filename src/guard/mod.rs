@@ -58,6 +58,8 @@ pub(crate) use self::measurements::Measurements;
 pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "cli")]
 pub(crate) use self::secret_file::{existing_secret, read_secret, secret_path};
+#[cfg(feature = "cli")]
+pub(crate) use self::secret_review::SECRET_ARGUMENT;
 pub(crate) use self::storage::Storage;
 #[cfg(feature = "cli")]
 pub(crate) use self::storage::{exposure_warning, followed, is_server};
@@ -71,11 +73,17 @@ use self::policy_reloader::{PolicyHandle, PolicyReloader};
 use self::proxies::Proxies;
 use self::recorder::Recorder;
 use self::revisions::Revisions;
+#[cfg(feature = "http")]
+use self::warnings::WarningKind;
 use crate::limiter::AnyLimiter;
+#[cfg(feature = "http")]
+use crate::log::Event;
 use crate::log::Log;
 use crate::model::{
     Area, BackendHealth, Condition, KeyHasher, KeyId, LegacyHasher, OrgId, Readiness,
 };
+#[cfg(feature = "http")]
+use crate::net::ClientIp;
 use crate::policy::CompiledPolicy;
 use crate::store::copy::CopyProgress;
 use crate::store::{Store, StoreError};
@@ -101,7 +109,7 @@ pub(crate) struct Guard {
     policy_reloader: Arc<PolicyReloader>,
     store: Arc<dyn Store>,
     clock: Clock,
-    key_header: String,
+    key_header: Arc<str>,
     config: Config,
     /// Held while usage is counted: one question at a time bounds the memory.
     usage_turn: Mutex<()>,
@@ -160,6 +168,16 @@ impl Guard {
     #[cfg(feature = "http")]
     pub(crate) fn is_admin_key(&self, text: &[u8]) -> bool {
         self.admin_keys.contain(text)
+    }
+
+    /// Logs and counts a request with a wrong admin key, and warns if they repeat.
+    #[cfg(feature = "http")]
+    pub(crate) fn note_wrong_admin_key(&self, ip: ClientIp) {
+        self.log().emit(&Event::AdminRefused { ip });
+        if self.admin_keys.count_wrong(self.clock.now()) {
+            self.warnings
+                .add_of(WarningKind::AdminKey, admin_keys::GUESSED);
+        }
     }
 
     #[cfg(feature = "http")]

@@ -265,13 +265,13 @@ impl<H: ?Sized> Clone for Request<'_, H> {
 
 impl<H: ?Sized> Copy for Request<'_, H> {}
 
-/// Shows neither the headers, which contain the key, nor the query.
+/// Shows neither the headers, which contain the key, nor the query, nor keys in the path.
 impl<H: ?Sized> fmt::Debug for Request<'_, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("ip", &self.ip)
             .field("method", &self.method)
-            .field("path", &path::without_query(self.path))
+            .field("path", &path::shown(self.path))
             .field("cost", &self.cost)
             .field("scopes", &self.scopes)
             .finish_non_exhaustive()

@@ -1,10 +1,21 @@
 //! Weaknesses of a secret.
 
+use std::ffi::OsString;
+
 use super::config::Config;
 use crate::model::Secret;
 
-/// Returns a sentence for each reason why others may know the secret. None quotes it.
-pub(super) fn problems(config: &Config, secret: &Secret) -> Vec<String> {
+/// The secret is in the list of processes.
+pub(crate) const SECRET_ARGUMENT: &str = "the secret is an argument of a process, which other users of this machine \
+    can see; use a private file, or the variable KEYGUARD_SECRET";
+
+/// Returns a sentence for each reason why others may know the secret of a process with these arguments. None
+/// quotes it.
+pub(super) fn problems(
+    config: &Config,
+    secret: &Secret,
+    arguments: impl Iterator<Item = OsString>,
+) -> Vec<String> {
     let is_secret = |other: &Option<Secret>| {
         let other = other.as_ref();
         other.is_some_and(|other| other.expose() == secret.expose())
@@ -34,9 +45,18 @@ pub(super) fn problems(config: &Config, secret: &Secret) -> Vec<String> {
             "the secret is that of the Python package, so that every machine that has run the package \
              knows it",
         ),
+        (is_among(arguments, secret), SECRET_ARGUMENT),
     ];
     let found = checks.into_iter().filter(|(is_found, _)| *is_found);
     found.map(|(_, problem)| problem.to_owned()).collect()
+}
+
+/// Whether an argument is the secret, or ends with `=` and the secret.
+fn is_among(mut arguments: impl Iterator<Item = OsString>, secret: &Secret) -> bool {
+    arguments.any(|argument| {
+        let before = argument.as_encoded_bytes().strip_suffix(secret.expose());
+        before.is_some_and(|before| matches!(before, [] | [.., b'=']))
+    })
 }
 
 #[cfg(test)]
@@ -48,7 +68,8 @@ mod tests {
     #[test]
     fn short_regular_and_reused_secrets_are_found() {
         let found = |secret: &str, change: fn(Config) -> Config| {
-            problems(&change(Config::default()), &secret.into()).join("\n")
+            let none = std::iter::empty();
+            problems(&change(Config::default()), &secret.into(), none).join("\n")
         };
         assert_eq!(found(RANDOM, |config| config), "");
         let other: fn(Config) -> Config = |config| config.admin_key("another admin key");
@@ -79,10 +100,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn secrets_in_arguments_are_found() {
+        let found = |argument: &str| {
+            let arguments = ["keyguard", "--secret", argument, "serve"].map(OsString::from);
+            problems(&Config::default(), &RANDOM.into(), arguments.into_iter())
+        };
+        for argument in [RANDOM, &format!("--secret={RANDOM}")] {
+            assert_eq!(found(argument), [SECRET_ARGUMENT]);
+        }
+        for other in ["", &format!("{RANDOM}.redb"), &format!("x{RANDOM}")] {
+            assert_eq!(found(other), [""; 0], "{other}");
+        }
+    }
+
     #[cfg(feature = "legacy")]
     #[test]
     fn secret_of_the_python_package_is_found() {
         let config = Config::default().legacy_secret(RANDOM);
-        assert!(problems(&config, &RANDOM.into())[0].contains("Python package"));
+        assert!(
+            problems(&config, &RANDOM.into(), std::iter::empty())[0].contains("Python package")
+        );
     }
 }

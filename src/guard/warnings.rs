@@ -86,6 +86,9 @@ pub(crate) enum WarningKind {
     FoundProxy,
     /// An address that sends forwarding headers is locked out.
     LockedProxy,
+    /// The admin key is guessed.
+    #[cfg(feature = "http")]
+    AdminKey,
 }
 
 impl WarningKind {
@@ -102,6 +105,8 @@ impl WarningKind {
             Self::Guard => Area::Process,
             Self::Exposure => Area::Files,
             Self::Usage => Area::Usage,
+            #[cfg(feature = "http")]
+            Self::AdminKey => Area::Secret,
             Self::TrustedProxy | Self::PrivatePeer | Self::FoundProxy | Self::LockedProxy => {
                 Area::Proxy
             }
@@ -110,10 +115,12 @@ impl WarningKind {
 
     /// Shown instead of further texts.
     fn more(self) -> &'static str {
+        const MORE: &str = "there are further warnings, which are not shown";
+
         match self {
-            Self::Guard | Self::Exposure | Self::TrustedProxy | Self::Usage => {
-                "there are further warnings, which are not shown"
-            }
+            #[cfg(feature = "http")]
+            Self::AdminKey => MORE,
+            Self::Guard | Self::Exposure | Self::TrustedProxy | Self::Usage => MORE,
             Self::PrivatePeer => "further private peers, not shown, send forwarding headers",
             Self::FoundProxy => "further proxies, not shown, were found",
             Self::LockedProxy => {

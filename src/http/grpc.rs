@@ -26,7 +26,7 @@ fn content_type(request: &HeaderMap) -> Option<&HeaderValue> {
 fn grpc_refusal(denial: &Denial, kind: &HeaderValue) -> Response<String> {
     let mut fields = denial.headers();
     fields.push(("Grpc-Status", code(denial.status()).to_string()));
-    fields.push(("Grpc-Message", denial.detail().to_owned()));
+    fields.push(("Grpc-Message", denial.detail().replace('%', "%25")));
     if let Some(seconds) = denial.retry_after_seconds() {
         // Clients with a retry policy wait so long, in milliseconds.
         let millis = seconds.saturating_mul(1_000).to_string();

@@ -3,7 +3,7 @@
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use super::response::set_headers;
+use super::response::{forbid_sniffing, set_headers};
 use crate::admin::{AdminError, Failure, FailureCode};
 use crate::guard::Denial;
 use crate::input::text::escaped_json;
@@ -89,6 +89,7 @@ impl Problem {
         *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        forbid_sniffing(response.headers_mut());
         set_headers(response.headers_mut(), self.headers);
         response
     }

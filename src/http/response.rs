@@ -21,8 +21,15 @@ impl Denial {
         *response.status_mut() =
             StatusCode::from_u16(self.status()).unwrap_or(StatusCode::FORBIDDEN);
         set_headers(response.headers_mut(), self.headers());
+        forbid_sniffing(response.headers_mut());
         response
     }
+}
+
+/// Makes browsers take the content type as it is said.
+pub(crate) fn forbid_sniffing(headers: &mut HeaderMap) {
+    let nosniff = HeaderValue::from_static("nosniff");
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
 }
 
 /// Sets the header fields of a grant; replaces those of the inner service.
@@ -96,5 +103,6 @@ pub(crate) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     // Caches must not store keys and names of customers.
     let no_store = HeaderValue::from_static("no-store");
     headers.insert(header::CACHE_CONTROL, no_store);
+    forbid_sniffing(headers);
     response
 }

@@ -25,6 +25,11 @@ pub(crate) enum Event<'a> {
     Stopping,
     /// All is stored.
     Stopped,
+    /// The server could not start, or ends because of an error; with the command to type.
+    Failed {
+        problem: &'a str,
+        next: &'a str,
+    },
     /// The server answered a request; if this was requested.
     Request {
         peer: ClientIp,
@@ -32,6 +37,7 @@ pub(crate) enum Event<'a> {
         path: &'a str,
         status: u16,
         duration: Duration,
+        trace_id: Option<&'a str>,
     },
     /// Requests were refused for this reason since the last event of this reason; one of them, if it is
     /// known.
@@ -95,9 +101,10 @@ pub(crate) enum Event<'a> {
 impl Event<'_> {
     pub(super) fn level(&self) -> Level {
         match self {
-            Self::Dropped { .. } | Self::StoreFailed { .. } | Self::BackendDown { .. } => {
-                Level::Error
-            }
+            Self::Failed { .. }
+            | Self::Dropped { .. }
+            | Self::StoreFailed { .. }
+            | Self::BackendDown { .. } => Level::Error,
             Self::Warning { .. } => Level::Warn,
             #[cfg(feature = "http")]
             Self::AdminRefused { .. } => Level::Warn,
@@ -126,18 +133,23 @@ impl Event<'_> {
                 .text("tls", if *tls { "yes" } else { "no" }),
             Self::Stopping => named("stopping"),
             Self::Stopped => named("stopped"),
+            Self::Failed { problem, next } => {
+                named("failed").text("problem", problem).text("next", next)
+            }
             Self::Request {
                 peer,
                 method,
                 path,
                 status,
                 duration,
+                trace_id,
             } => named("request")
                 .text("ip", &peer.to_string())
                 .text("method", method)
                 .text("path", path)
                 .number("status", (*status).into())
-                .number("duration_us", duration.as_micros() as u64),
+                .number("duration_us", duration.as_micros() as u64)
+                .maybe_text("trace_id", *trace_id),
             Self::Refused {
                 reason,
                 count,

@@ -53,6 +53,13 @@ impl Record {
         self
     }
 
+    pub(super) fn maybe_text(self, name: &'static str, text: Option<&str>) -> Self {
+        match text {
+            Some(text) => self.text(name, text),
+            None => self,
+        }
+    }
+
     pub(super) fn json(mut self, name: &'static str, json: &Json) -> Self {
         self.fields.push((name, Value::Json(safe_json(json))));
         self

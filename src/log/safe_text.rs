@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use crate::input::text::push_escaped;
-use crate::model::key_text::without_keys;
+use crate::model::key_words::without_keys;
 
 /// The largest number of characters. The longest texts are warnings about policies.
 const MAX_CHARS: usize = 2_048;
@@ -51,6 +51,7 @@ mod tests {
             KEY.to_owned(),
             format!("/a/{KEY}/b?key={KEY}"),
             format!("%20{without_prefix}\u{1b}"),
+            KEY.replace("_", "%5f").replace("A", "%2541"),
         ] {
             let safe = safe_text(&text);
             assert!(!safe.contains(&KEY[20..30]), "{safe}");

@@ -8,6 +8,12 @@ use crate::model::{BackendHealth, Reason};
 pub(crate) fn families(measured: &Measurements) -> Vec<Family> {
     let mut families = state(measured);
     families.extend(decisions(measured));
+    #[cfg(feature = "http")]
+    families.push(Family::counter(
+        "keyguard_admin_refused_total",
+        "Requests with a wrong admin key.",
+        measured.wrong_admin_keys,
+    ));
     families.extend(usage(measured));
     families.extend(tables(measured));
     families.extend(stored(measured));

@@ -28,14 +28,6 @@ const MAX_PREFIX_LEN: usize = 32;
 /// Number of random characters that listings show.
 const SHOWN_LEN: usize = 4;
 
-/// The least length of a word that may be a key, and of what follows the first `_` of one. UUIDs are shorter
-/// and have no `_`.
-const MIN_KEY_WORD: usize = 40;
-const MIN_RANDOM: usize = 32;
-
-/// Number of characters that are shown of such a word.
-const WORD_SHOWN: usize = 12;
-
 /// The readable start of a key, such as `kg_live_`.
 ///
 /// 2 to 32 characters of `A-Z a-z 0-9 _ -`. The first is a letter or digit, the last an underscore.
@@ -186,29 +178,7 @@ pub(crate) fn is_within(text: &str) -> bool {
     words.any(is_well_formed)
 }
 
-/// Shortens each word that may be a key, or a part of one.
-pub(crate) fn without_keys(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for piece in text.split_inclusive(|c| !is_of_word(c)) {
-        let word = piece.trim_end_matches(|c| !is_of_word(c));
-        match may_be_key(word) {
-            true => shown.extend([&word[..WORD_SHOWN], "…", &piece[word.len()..]]),
-            false => shown.push_str(piece),
-        }
-    }
-    shown
-}
-
-fn may_be_key(word: &str) -> bool {
-    let behind_prefix = word.split_once('_').map_or("", |(_, rest)| rest);
-    word.len() >= MIN_KEY_WORD || behind_prefix.len() >= MIN_RANDOM
-}
-
-fn is_of_word(c: char) -> bool {
-    u8::try_from(c).is_ok_and(is_base64url)
-}
-
-fn is_base64url(byte: u8) -> bool {
+pub(super) fn is_base64url(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 

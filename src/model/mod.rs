@@ -7,6 +7,7 @@ mod health;
 mod id;
 mod key;
 pub(crate) mod key_text;
+pub(crate) mod key_words;
 #[cfg(any(feature = "metrics", feature = "serve"))]
 mod latencies;
 mod legacy_hash;

@@ -22,7 +22,7 @@ pub struct Usage {
     #[serde(serialize_with = "as_sent", deserialize_with = "from_sent")]
     #[cfg_attr(feature = "openapi", schema(value_type = String, example = "GET"))]
     pub method: Method,
-    /// The path without the query, cut at 256 bytes.
+    /// The path without the query, cut at 256 bytes. Words that may be keys are shortened.
     #[cfg_attr(feature = "openapi", schema(example = "/orders"))]
     pub path: String,
     /// The client address.

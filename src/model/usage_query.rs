@@ -81,8 +81,8 @@ impl UsageQuery {
         self
     }
 
-    /// Counts only requests to this path, as it is stored: without the query, cut at 256 bytes. A `*` at
-    /// the end stands for any text.
+    /// Counts only requests to this path, as it is stored: without the query, cut at 256 bytes, and with words
+    /// that may be keys shortened. A `*` at the end stands for any text.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.filter.path = Some(PathFilter(path.into()));
         self

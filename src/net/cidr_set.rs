@@ -32,7 +32,7 @@ pub struct CidrSet {
     /// The members as given.
     nets: Vec<IpNet>,
     local: bool,
-    /// The address ranges of the members, sorted and disjoint.
+    /// The address ranges of the members, sorted, with gaps between them.
     v4: Vec<RangeInclusive<u128>>,
     v6: Vec<RangeInclusive<u128>>,
 }
@@ -85,6 +85,28 @@ impl CidrSet {
         (self.local || !other.local)
             && other.v4.iter().all(|range| is_within(&self.v4, range))
             && other.v6.iter().all(|range| is_within(&self.v6, range))
+    }
+
+    /// The families of which the set contains every address: `0.0.0.0/0` and `::/0`.
+    pub(crate) fn whole_families(&self) -> Vec<&'static str> {
+        let families = [
+            (&self.v4, u128::from(u32::MAX), "0.0.0.0/0"),
+            (&self.v6, u128::MAX, "::/0"),
+        ];
+        let whole = families
+            .into_iter()
+            .filter(|(ranges, last, _)| **ranges == [0..=*last]);
+        whole.map(|(_, _, family)| family).collect()
+    }
+
+    /// The first member that has so many addresses that some are public: one wider than the largest private
+    /// networks, `10.0.0.0/8` and `fc00::/7`.
+    pub(crate) fn widest(&self) -> Option<String> {
+        let is_wide = |net: &&IpNet| match net {
+            IpNet::V4(net) => net.prefix_len() < 8,
+            IpNet::V6(net) => net.prefix_len() < 7,
+        };
+        self.nets.iter().find(is_wide).map(ToString::to_string)
     }
 
     /// The number of members.
@@ -165,12 +187,11 @@ fn merged<'a>(nets: impl Iterator<Item = &'a IpNet>) -> Vec<RangeInclusive<u128>
         .collect();
     ranges.sort_by_key(|range| *range.start());
     ranges.dedup_by(|next, range| {
-        // Two networks are nested or disjoint.
-        let is_within = next.start() <= range.end();
-        if is_within {
+        let is_joined = next.start().saturating_sub(1) <= *range.end();
+        if is_joined {
             *range = *range.start()..=*range.end().max(next.end());
         }
-        is_within
+        is_joined
     });
     ranges
 }

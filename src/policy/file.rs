@@ -1,6 +1,8 @@
 //! Parsing of TOML policy files.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -39,19 +41,33 @@ impl From<InvalidInput> for InvalidPolicy {
     }
 }
 
-/// Reads a policy from a file.
+/// The largest size of a policy file.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// Reads a policy from a file of at most 4 MiB.
 pub(crate) fn read(file: &Path) -> Result<Policy, InvalidPolicy> {
     let within = |error: InvalidPolicy| InvalidPolicy {
         file: Some(file.into()),
         ..error
     };
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    let failed = |problem| {
         within(InvalidPolicy {
             file: None,
-            problem: format!("cannot be read: {error}"),
+            problem,
         })
-    })?;
-    text.parse().map_err(within)
+    };
+    let unreadable = |error| failed(format!("cannot be read: {error}"));
+    let mut text = String::new();
+    let file = File::open(file).map_err(unreadable)?;
+    // A device may have no end.
+    let read = file.take(MAX_BYTES + 1).read_to_string(&mut text);
+    match read.map_err(unreadable)? as u64 > MAX_BYTES {
+        true => Err(failed(format!(
+            "is longer than {} MiB, so that it is no policy; expected a TOML file",
+            MAX_BYTES >> 20
+        ))),
+        false => text.parse().map_err(within),
+    }
 }
 
 /// Parses TOML. Checks everything that [`KeyGuard::open`](crate::KeyGuard::open) checks, so that a file

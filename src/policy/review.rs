@@ -13,6 +13,7 @@ impl CompiledPolicy {
         warnings.extend(proxies(policy));
         warnings.extend(lists(policy));
         for route in &policy.routes {
+            warnings.extend(unaffordable_cost(policy, route));
             warnings.extend(exempt_route(policy, route));
             warnings.extend(empty_route(policy, route));
             warnings.extend(loose_limits(policy, route));
@@ -57,22 +58,82 @@ fn proxies(policy: &Policy) -> Vec<String> {
             );
         }
     }
-    let proxies = policy.trusted_proxies.texts();
-    if let Some(all) = proxies.iter().find(|net| net.ends_with("/0")) {
+    let trusted = &policy.trusted_proxies;
+    let whole = trusted.whole_families().first().copied();
+    if let Some(wide) = whole.map(str::to_owned).or_else(|| trusted.widest()) {
         warnings.push(format!(
-            "trusted_proxies: `{all}` trusts every client to name its own address, so no limit and no \
+            "trusted_proxies: `{wide}` trusts clients to name their own addresses, so no limit and no \
              lock per address holds; list only your proxies"
         ));
+    }
+    if !trusted.is_empty() && policy.deny.covers(trusted) && !policy.require_client_ip {
+        warnings.push(
+            "deny: contains every address of `trusted_proxies`, so that requests for which they report no \
+             client are refused; say so with `require_client_ip`, or narrow `deny`"
+                .to_owned(),
+        );
     }
     warnings
 }
 
 fn lists(policy: &Policy) -> Option<String> {
-    let nothing = !policy.allow.is_empty() && policy.deny.covers(&policy.allow);
-    nothing.then(|| {
-        "deny: contains every address of `allow`, so that every request is refused; narrow `deny`"
-            .to_owned()
+    let Policy { allow, deny, .. } = policy;
+    if !allow.is_empty() && deny.covers(allow) {
+        return Some(
+            "deny: contains every address of `allow`, so that every request is refused; narrow `deny`"
+                .to_owned(),
+        );
+    }
+    let all = deny.whole_families();
+    (!all.is_empty()).then(|| {
+        format!(
+            "deny: `{}` refuses every client with such an address; to admit only some, list them in \
+             `allow` instead",
+            all.join("` and `")
+        )
     })
+}
+
+/// A route whose requests are refused, whatever was used before, because their cost exceeds a limit. The limits
+/// of the route itself are checked before.
+fn unaffordable_cost(policy: &Policy, route: &Route) -> Option<String> {
+    let enforced = policy.routes.iter().filter(|other| !other.shadow);
+    let matching = enforced.filter(|other| other.path.covers(&route.path));
+    let matching: Vec<&Route> = matching.collect();
+    let costs = matching.iter().filter_map(|other| other.cost);
+    let cost = costs.max()?;
+    let exceeds = |limit: &&Limit| {
+        !limit.is_shadow() && limit.amount() < u64::from(limit.period.takes(cost).get())
+    };
+    let of_policy = |name: &str, limits: &[Limit]| {
+        let limit = limits.iter().find(exceeds)?;
+        Some(format!("`{limit}` of `{name}`"))
+    };
+    let of_keys = || {
+        let of_keys = of_policy("key_limits", &policy.key_limits);
+        of_keys.or_else(|| of_policy("org_limits", &policy.org_limits))
+    };
+    let of_route = |other: &&Route| {
+        let limit = other.all_limits().find(exceeds)?;
+        Some(format!("`{limit}` of route `{}`", other.name()))
+    };
+    let of_routes = matching.iter().find_map(of_route);
+    let limit = of_routes.or_else(|| needs_key(policy, route).then(of_keys).flatten())?;
+    Some(format!(
+        "route `{}`: no request is admitted, because each costs {cost} and {limit} admits less; lower the \
+         cost or raise the limit",
+        route.name()
+    ))
+}
+
+/// Whether every request that matches a route needs a key.
+fn needs_key(policy: &Policy, route: &Route) -> bool {
+    let mut routes = policy.routes.iter();
+    let protected = policy.protect.as_ref();
+    let is_protected =
+        protected.is_none_or(|paths| paths.iter().any(|path| path.covers(&route.path)));
+    (is_protected || route.closes())
+        && !routes.any(|other| other.is_open() && other.path.covers(&route.path))
 }
 
 /// A route whose own path is exempt from it.
@@ -149,11 +210,45 @@ mod tests {
             ),
             (
                 "trusted_proxies = [\"0.0.0.0/0\"]",
-                "trusted_proxies: `0.0.0.0/0` trusts every client",
+                "trusted_proxies: `0.0.0.0/0` trusts clients",
             ),
             (
                 "allow = [\"10.1.0.0/16\", \"local\"]\ndeny = [\"10.0.0.0/8\", \"local\"]",
                 "deny: contains every address of `allow`",
+            ),
+            (
+                "trusted_proxies = [\"10.0.0.0/8\", \"0.0.0.0/1\"]",
+                "trusted_proxies: `0.0.0.0/1` trusts clients",
+            ),
+            (
+                "trusted_proxies = [\"::/1\"]",
+                "trusted_proxies: `::/1` trusts clients",
+            ),
+            (
+                "trusted_proxies = [\"10.0.0.1\"]\ndeny = [\"10.0.0.0/8\"]",
+                "deny: contains every address of `trusted_proxies`",
+            ),
+            ("deny = [\"0.0.0.0/0\"]", "deny: `0.0.0.0/0` refuses"),
+            ("deny = [\"::/0\"]", "deny: `::/0` refuses"),
+            (
+                "deny = [\"::/0\", \"0.0.0.0/1\", \"128.0.0.0/1\"]",
+                "deny: `0.0.0.0/0` and `::/0` refuses",
+            ),
+            (
+                "key_limits = [\"9/s\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\ncost = 10",
+                "route `x`: no request is admitted, because each costs 10 and `9/s` of `key_limits`",
+            ),
+            (
+                "protect = [\"/x\"]\norg_limits = [\"9/day\"]\n[[route]]\nname = \"x\"\npath = \"/x/y\"\ncost = 10",
+                "route `x`: no request is admitted, because each costs 10 and `9/day` of `org_limits`",
+            ),
+            (
+                "[[route]]\nname = \"a\"\npath = \"/\"\ncost = 10\n[[route]]\nname = \"x\"\npath = \"/x\"\nip_limits = [\"9/s\"]",
+                "route `x`: no request is admitted, because each costs 10 and `9/s` of route `x`",
+            ),
+            (
+                "[[route]]\nname = \"a\"\npath = \"/\"\nlimits = [\"9/s\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\ncost = 10",
+                "route `x`: no request is admitted, because each costs 10 and `9/s` of route `a`",
             ),
             (
                 "exempt = [\"/health\"]\n[[route]]\nname = \"h\"\npath = \"/health\"\nip_limits = [\"1/s\"]",
@@ -191,6 +286,14 @@ mod tests {
             "exempt = [\"/x/health\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\ncost = 2",
             "key_limits = [\"50/s shadow\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nlimits = [\"60/s\"]",
             "key_limits = [\"50/min\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\nlimits = [\"60/s\"]",
+            "trusted_proxies = [\"10.0.0.0/8\", \"fc00::/7\", \"local\"]",
+            "trusted_proxies = [\"10.0.0.1\"]\ndeny = [\"10.0.0.0/8\"]\nrequire_client_ip = true",
+            "deny = [\"0.0.0.0/1\", \"::/1\"]",
+            "key_limits = [\"9/s\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\ncost = 9",
+            "key_limits = [\"9/s shadow\", \"5 concurrent\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\ncost = 10",
+            "key_limits = [\"9/s\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\ncost = 10\nprotect = false",
+            "key_limits = [\"9/s\"]\nprotect = []\n[[route]]\nname = \"x\"\npath = \"/x\"\ncost = 10",
+            "key_limits = [\"9/s\"]\n[[route]]\nname = \"x\"\npath = \"/x\"\ncost = 10\nshadow = true",
         ] {
             assert_eq!(warnings(policy), [""; 0], "{policy}");
         }

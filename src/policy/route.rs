@@ -47,10 +47,10 @@ pub struct Route {
     ip_limits: Vec<Limit>,
     lockout: Option<LockDuration>,
     #[serde(default, deserialize_with = "file::cost")]
-    cost: Option<NonZeroU32>,
+    pub(super) cost: Option<NonZeroU32>,
     /// Whether the rules of the route are evaluated and counted without refusing requests. Default: `false`.
     #[serde(default)]
-    shadow: bool,
+    pub(super) shadow: bool,
     #[serde(skip)]
     error: FirstError,
 }
@@ -215,10 +215,15 @@ impl Route {
         &self.limits
     }
 
+    /// The limits per key and per address.
+    pub(super) fn all_limits(&self) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().chain(&self.ip_limits)
+    }
+
     /// Checks that the limits can admit the cost.
     fn check_cost(&self) -> Result<(), InvalidInput> {
         let cost = self.cost.map_or(1, |cost| u64::from(cost.get()));
-        let mut limits = self.limits.iter().chain(&self.ip_limits);
+        let mut limits = self.all_limits();
         let is_exceeded = |limit: &&Limit| !limit.shadow && limit.amount.get() < cost;
         match limits.find(is_exceeded) {
             None => Ok(()),

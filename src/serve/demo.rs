@@ -25,7 +25,7 @@ use crate::keyguard::KeyGuard;
 /// How often the view is updated.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Greets clients with a key, until SIGTERM or SIGINT. Meanwhile calls `show` with the address of the server
+/// Greets clients with a key, until SIGTERM, SIGINT or SIGHUP. Meanwhile calls `show` with the address of the server
 /// again and again.
 pub(crate) fn serve_demo<E: From<ServeError>>(
     guard: &KeyGuard,
@@ -39,7 +39,8 @@ pub(crate) fn serve_demo<E: From<ServeError>>(
         .map_err(ServeError::Start)?;
     runtime.block_on(async {
         let (listener, address) = bind(address).await?;
-        let mut shutdown = ShutdownSignal::new().map_err(ServeError::Start)?;
+        let shutdown = ShutdownSignal::new().and_then(ShutdownSignal::or_hangup);
+        let mut shutdown = shutdown.map_err(ServeError::Start)?;
         tokio::spawn(accept(listener, layer));
         let mut ticks = tokio::time::interval(TICK);
         loop {

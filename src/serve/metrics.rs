@@ -7,7 +7,7 @@ use http_body_util::Full;
 
 use super::decision_times::DecisionTimes;
 use crate::http::problem::Problem;
-use crate::http::response::HttpResult;
+use crate::http::response::{HttpResult, forbid_sniffing};
 use crate::keyguard::KeyGuard;
 use crate::metrics::{families, prometheus_text};
 
@@ -23,5 +23,6 @@ pub(super) async fn respond(guard: &KeyGuard, decision_times: &DecisionTimes) ->
     let mut response = Response::new(Full::from(prometheus_text(&families)));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    forbid_sniffing(response.headers_mut());
     Ok(response)
 }

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 
 use super::decision_times::{DecisionTimes, Endpoint};
-use super::otlp::Tracer;
+use super::otlp::{Tracer, trace_id};
 use super::settings::Settings;
 use super::{check, forward_auth, metrics, readiness};
 use crate::http::AdminService;
@@ -60,6 +60,7 @@ impl Routes {
         }
         let started = Instant::now();
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        let trace_id = trace_id(request.headers()).map(str::to_owned);
         let response = self.answer(request, peer).await;
         self.guard.inner.log().emit(&Event::Request {
             peer,
@@ -68,6 +69,7 @@ impl Routes {
             path: uri.path(),
             status: response.status().as_u16(),
             duration: started.elapsed(),
+            trace_id: trace_id.as_deref(),
         });
         Ok(response)
     }

@@ -51,6 +51,25 @@ impl UsageBatch {
         })
     }
 
+    /// Replaces the paths for which `replacement` returns another one, which must not be longer.
+    pub(crate) fn replace_paths(&mut self, replacement: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+        let (mut start, mut kept) = (0, 0);
+        for event in &mut self.events {
+            let end = start + usize::from(event.path_len);
+            match replacement(&self.paths[start..end]) {
+                Some(path) => {
+                    self.paths[kept..kept + path.len()].copy_from_slice(&path);
+                    event.path_len = path.len() as u16;
+                }
+                None if kept < start => self.paths.copy_within(start..end, kept),
+                None => {}
+            }
+            kept += usize::from(event.path_len);
+            start = end;
+        }
+        self.paths.truncate(kept);
+    }
+
     /// Empties the batch, which keeps its memory.
     pub(crate) fn clear(&mut self) {
         self.events.clear();

@@ -131,6 +131,25 @@ impl AtomicFile {
                 fchown(&self.file, Some(theirs.uid()), Some(theirs.gid()))?;
             }
         }
+        self.put(target)
+    }
+
+    /// Syncs the file and puts it in the place of the target, if there is one, with this mode.
+    #[cfg(feature = "cli")]
+    pub(crate) fn publish(&self, target: &Path, mode: u32) -> io::Result<()> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+
+            self.file
+                .set_permissions(fs::Permissions::from_mode(mode))?;
+        }
+        #[cfg(not(unix))]
+        let _ = mode;
+        self.put(target)
+    }
+
+    fn put(&self, target: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         fs::rename(&self.path, target)?;
         sync_directory_of(target)

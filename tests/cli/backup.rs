@@ -60,6 +60,19 @@ fn closed_file_is_backed_up_and_restored_without_its_secret() {
     let shown = done(other.path(), &["restore", backup.to_str().unwrap()]);
     let secret = "\nsecret: put that of the backup in keyguard.redb.secret\n";
     assert!(shown.contains(secret), "{shown}");
+    // Beside the secret of another file.
+    fs::remove_file(other.path().join("keyguard.redb")).unwrap();
+    done(other.path(), &["init"]);
+    fs::remove_file(other.path().join("keyguard.redb")).unwrap();
+    let beside_another = run(other.path(), &["restore", backup.to_str().unwrap()]);
+    assert_eq!(beside_another.status.code(), Some(0));
+    let warning = String::from_utf8(beside_another.stderr).unwrap();
+    assert_eq!(
+        warning,
+        "warning: the secret is not that of the backup, so that the file cannot be used: put that of the \
+         backup in keyguard.redb.secret\n"
+    );
+
     let reply = done(dir.path(), &["backup", "tuesday.redb", "--json"]);
     let reply: Value = serde_json::from_str(&reply).unwrap();
     assert_eq!(reply["file"], "tuesday.redb");

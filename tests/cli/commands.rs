@@ -816,6 +816,7 @@ fn symbolic_link_stands_for_its_target() {
 
 #[test]
 fn usage_answers_questions_about_requests() {
+    const KEYLESS: &str = "Refusals without a known key are not included.\n";
     let dir = TempDir::new().unwrap();
     let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
     let key = key(&kg);
@@ -827,7 +828,13 @@ fn usage_answers_questions_about_requests() {
     let (id, prefix) = (key.key.id, &key.key.shown_prefix);
     assert_eq!(
         usage(&["--since", "1h"]),
-        format!("id\tprefix\tlabel\torg\trequests\terrors\n{id}\t{prefix}\tshop\tacme\t3\t2\n")
+        format!(
+            "id\tprefix\tlabel\torg\trequests\terrors\n{id}\t{prefix}\tshop\tacme\t3\t2\n{KEYLESS}"
+        )
+    );
+    assert_eq!(
+        usage(&["--by", "reason", "--since", "1h"]),
+        "reason\trequests\terrors\nnot refused\t3\t2\n"
     );
     assert_eq!(
         usage(&["--by", "path", "--status", "5xx", "--csv"]),
@@ -835,7 +842,7 @@ fn usage_answers_questions_about_requests() {
     );
     assert_eq!(
         usage(&["--key", prefix, "--refused"]),
-        "No such requests.\n"
+        format!("No such requests.\n{KEYLESS}")
     );
     drop(kg);
     let json = usage(&["--by", "ip", "--ip", "192.0.2.0/24", "--json"]);

@@ -1,6 +1,7 @@
 //! `doctor`: each condition on a closed data file or one that a process holds, and its remedy.
 
 use std::fs;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -104,6 +105,16 @@ fn files_that_others_can_access_are_found_and_the_commands_mend_them() {
         assert!(status.unwrap().success(), "{command}");
     }
     assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
+    set("", 0o1777);
+    assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n", "sticky");
+    set("", 0o770);
+    let output = run(dir.path(), &DOCTOR);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        text,
+        "files: every user of its group can replace the data file, because its directory `.` has the mode 770\n  \
+         next:  chmod go-w .\n"
+    );
     drop(kg);
 }
 
@@ -312,6 +323,37 @@ fn requests_that_were_not_recorded_are_found() {
     let (problem, next) = only(dir.path(), &[], "usage");
     assert!(problem.contains("usage_queue_capacity"), "{problem}");
     assert_eq!(next, "keyguard stats --watch");
+}
+
+#[test]
+fn damage_is_found_with_its_cause_while_a_process_holds_the_file() {
+    const BLOCK: usize = 4_096;
+
+    let dir = TempDir::new().unwrap();
+    let kg = open(dir.path(), config());
+    for _ in 0..5 {
+        key(&kg);
+    }
+    drop(kg);
+    // Opened again, so that the pages are not in memory.
+    let kg = open(dir.path(), config());
+    let path = dir.path().join("keyguard.redb");
+    let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let length = fs::metadata(&path).unwrap().len();
+    for block in (4 * BLOCK as u64..length).step_by(BLOCK) {
+        file.seek(SeekFrom::Start(block + 100)).unwrap();
+        file.write_all(&[0xff; 40]).unwrap();
+    }
+    // The second time, earlier errors are known.
+    for _ in 0..2 {
+        let found = findings(dir.path(), &[]);
+        assert!(!found.is_empty());
+        for [area, problem, next] in found {
+            assert_eq!((&*area, &*next), ("data", "keyguard verify"), "{problem}");
+            assert!(problem.contains(" was altered"), "{problem}");
+        }
+    }
+    drop(kg);
 }
 
 #[test]

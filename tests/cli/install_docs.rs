@@ -1,9 +1,10 @@
 //! `install-docs`
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use crate::common::program::{done, keyguard, refused};
+use crate::common::program::{done, keyguard, output_of, prepared, refused};
 use tempfile::TempDir;
 
 #[test]
@@ -65,6 +66,28 @@ fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     }
     files.sort();
     files
+}
+
+#[test]
+fn files_are_readable_for_all_and_replace_links() {
+    let dir = TempDir::new().unwrap();
+    let page = dir.path().join("usr/share/man/man1/keyguard.1");
+    let install = keyguard(dir.path(), &["install-docs", "--prefix", "usr"]);
+    output_of(&mut prepared("umask 077", &install));
+    let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o7777;
+    assert_eq!(mode(&page), 0o644);
+    for directory in page.ancestors().skip(1).take(4) {
+        assert_eq!(mode(directory), 0o755, "{}", directory.display());
+    }
+    let before = fs::read(&page).unwrap();
+    let other = dir.path().join("other");
+    fs::write(&other, "unchanged").unwrap();
+    fs::remove_file(&page).unwrap();
+    symlink(&other, &page).unwrap();
+    done(dir.path(), &["install-docs", "--prefix", "usr"]);
+    assert_eq!(fs::read(&other).unwrap(), b"unchanged");
+    assert!(fs::symlink_metadata(&page).unwrap().is_file());
+    assert_eq!(fs::read(&page).unwrap(), before);
 }
 
 #[test]

@@ -33,6 +33,16 @@ fn printed_example_is_checked_and_explained() {
 }
 
 #[test]
+fn file_without_an_end_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let error = refused(dir.path(), &["policy", "check", "/dev/zero"]);
+    assert!(
+        error.starts_with("error: invalid policy: `/dev/zero`: is longer than 4 MiB"),
+        "{error}"
+    );
+}
+
+#[test]
 fn rules_of_a_request_are_explained_alone() {
     let dir = TempDir::new().unwrap();
     let policy = "deny = [\"203.0.113.0/24\"]\n[[route]]\nname = \"a\"\npath = \"/a\"\nlimits = [\"1/s\"]\n\

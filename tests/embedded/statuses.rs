@@ -118,9 +118,17 @@ fn missing_key_response_explains_how_to_send_one() {
         assert_eq!(problem.code(), "missing_key");
         assert_eq!(
             field(&headers, "WWW-Authenticate"),
-            Some(r#"Bearer realm="api""#)
+            Some(r#"Bearer realm="api", ApiKey realm="api", header="X-API-Key""#)
         );
+        let sent = "send it as `X-API-Key: KEY` or as `Authorization: Bearer KEY`.";
+        assert!(denial.problem().contains(sent), "{}", denial.problem());
     }
+    drop(kg);
+    let kg = kg_home.open_with(kg_home.config().key_header("X-Shop-Key"));
+    let denial = kg.check(&(), IP, "/").unwrap_err();
+    let challenge = field(&denial.headers(), "WWW-Authenticate").map(str::to_owned);
+    assert!(challenge.unwrap().ends_with(r#", header="X-Shop-Key""#));
+    assert!(denial.problem().contains("`X-Shop-Key: KEY`"));
 }
 
 #[test]

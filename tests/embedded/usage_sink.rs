@@ -128,6 +128,62 @@ fn denials_without_a_known_key_go_to_the_sink_only() {
 }
 
 #[test]
+fn keys_in_paths_are_shortened_before_they_are_recorded() {
+    let home = Home::new();
+    let taker = Taker::default();
+    let kg = home.open_with(home.config().usage_sink(taker.clone()));
+    let key = key(&kg);
+    let text = key.raw_key.expose();
+    let unknown = "kg_live_2loam6jy9PNDwjKpPpShaRI8k1BYhn-t0PeWeGdlHm03z7H35";
+    let escaped = |times: usize| {
+        let escape = |byte| format!("%{}{byte:02x}", "25".repeat(times - 1));
+        text.bytes().map(escape).collect::<String>()
+    };
+    let cut = format!("/{}/{text}", "a".repeat(200));
+    let paths = [
+        format!("/{text}/x"),
+        format!("/%6b{}/x", &text[1..]),
+        format!("/{}/x", escaped(1)),
+        format!("/{}/x", escaped(2)),
+        format!("/{unknown}/x"),
+        cut,
+        "/api/data".to_owned(),
+    ];
+    for path in &paths {
+        let headers = [("X-API-Key", text)];
+        kg.check(&headers, IP, path).unwrap().finish(200);
+        kg.check(&[("X-API-Key", unknown)], IP, path).unwrap_err();
+        let request = Request::new(&headers, IP, path);
+        let shown = format!("{request:?}");
+        assert!(!shown.contains(&text[12..24]), "{shown}");
+    }
+    kg.admin().stats().unwrap();
+    let shown = &text[..12];
+    let expected = [
+        format!("/{shown}…/x"),
+        format!("/{shown}…/x"),
+        format!("/{shown}…/x"),
+        // Cut within the key.
+        format!("/{shown}…"),
+        format!("/{}…/x", &unknown[..12]),
+        format!("/{}/{shown}…", "a".repeat(200)),
+        "/api/data".to_owned(),
+    ];
+    let paths = |usage: &[Usage], status| {
+        let usage = usage.iter().filter(|usage| usage.status == status);
+        usage.map(|usage| usage.path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&taker.events(), 200), expected);
+    assert_eq!(paths(&taker.events(), 401), expected);
+    let kept = kg.admin().list_usage(ListUsage::new()).unwrap();
+    assert_eq!(paths(&kept, 200), expected);
+    drop(kg);
+    let file = std::fs::read(home.file()).unwrap();
+    let whole = text.as_bytes();
+    assert!(!file.windows(whole.len()).any(|bytes| bytes == whole));
+}
+
+#[test]
 fn flood_without_keys_is_bounded_before_a_sink() {
     let home = Home::new();
     let taker = Taker::away();

@@ -24,8 +24,14 @@ fn quick_start_admits_only_its_key() {
     let keyless = server.get("/api/data", None);
     assert_eq!(keyless.status, 401);
     assert_eq!(keyless.field("Content-Type"), "application/problem+json");
-    assert_eq!(keyless.field("WWW-Authenticate"), r#"Bearer realm="api""#);
+    let challenge = r#"Bearer realm="api", ApiKey realm="api", header="X-API-Key""#;
+    assert_eq!(keyless.field("WWW-Authenticate"), challenge);
     assert!(keyless.body.contains(r#""code":"missing_key""#));
+    assert!(
+        keyless.body.contains("`X-API-Key: KEY`"),
+        "{}",
+        keyless.body
+    );
 
     let (most, last) = key.split_at(key.len() - 1);
     let mistyped = format!("{most}{}", if last == "A" { "B" } else { "A" });

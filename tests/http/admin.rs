@@ -747,9 +747,16 @@ fn wrong_admin_keys_lock_the_address_but_never_the_local_socket() {
     let admin = Admin::new(&kg);
     let fetch =
         |admin: &Admin, key: &str| get(&admin.address, "/admin/stats", &[("X-Admin-Key", key)]);
+    let is_warned = || {
+        let warnings = kg.admin().stats().unwrap().warnings;
+        let problem = "many requests had a wrong admin key";
+        warnings.iter().any(|warning| warning.starts_with(problem))
+    };
     for _ in 0..10 {
+        assert!(!is_warned());
         assert_eq!(fetch(&admin, "wrong").status, 401);
     }
+    assert!(is_warned());
     // A missing key is not a guess.
     assert_eq!(get(&admin.address, "/admin/stats", &[]).status, 401);
     let limited = fetch(&admin, "wrong");

@@ -123,7 +123,10 @@ fn every_documented_status_is_sent() {
 
     let missing = served.get("/", &[]);
     assert_eq!(missing.status, 401);
-    assert_eq!(missing.field("www-authenticate"), r#"Bearer realm="api""#);
+    assert_eq!(
+        missing.field("www-authenticate"),
+        r#"Bearer realm="api", ApiKey realm="api", header="X-API-Key""#
+    );
     assert_eq!(missing.field("content-type"), "application/problem+json");
     assert!(missing.body.contains(r#""code":"missing_key""#));
 

@@ -1,17 +1,19 @@
 //! The log of `keyguard serve`.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::Path;
 
-use crate::common::program::{done, keyguard};
+use crate::common::program::{done, keyguard, refused};
 use crate::common::server::{Server, check, get, request};
 use crate::common::wait_until;
+use crate::metrics::metric;
 use crate::server::{ADMIN_KEY, data_file, terminate};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Starts a server that logs to the file `log`.
-fn serve(dir: &Path, more: &[&str]) -> Server {
+pub(crate) fn serve(dir: &Path, more: &[&str]) -> Server {
     let log = File::create(dir.join("log")).unwrap();
     let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
     command.args(more).env("KEYGUARD_ADMIN_KEY", ADMIN_KEY);
@@ -24,7 +26,7 @@ fn log(dir: &Path) -> String {
 }
 
 /// The events of a log of JSON lines.
-fn events(dir: &Path) -> Vec<Value> {
+pub(crate) fn events(dir: &Path) -> Vec<Value> {
     let log = log(dir);
     let lines = log.lines();
     let events = lines.map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")));
@@ -87,6 +89,35 @@ fn start_refusals_requests_and_stop_are_logged() {
 }
 
 #[test]
+fn errors_of_the_start_are_json_like_all_lines() {
+    let dir = TempDir::new().unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--log-format", "json"];
+    let failed = |more: &[&str]| {
+        let error = refused(dir.path(), &[&serve[..], more].concat());
+        let lines: Vec<Value> = error
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+            .collect();
+        assert_eq!(named(&lines, "failed").len(), 1, "{error}");
+        let line = lines[lines.len() - 1].clone();
+        assert_eq!([&line["event"], &line["level"]], ["failed", "error"]);
+        ["problem", "next"].map(|field| line[field].as_str().unwrap().to_owned())
+    };
+    let [problem, next] = failed(&["--log-level", "off"]);
+    assert!(problem.starts_with("there is no data file"), "{problem}");
+    assert!(next.starts_with("keyguard init && "), "{next}");
+
+    data_file(dir.path(), 1);
+    fs::write(dir.path().join("policy.toml"), "protect = 1\n").unwrap();
+    let [problem, _] = failed(&["--policy", "policy.toml"]);
+    assert!(problem.contains("`policy.toml`"), "{problem}");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let [problem, _] = failed(&["--listen", &taken]);
+    assert!(problem.contains(&taken), "{problem}");
+}
+
+#[test]
 fn each_refusal_is_logged_on_request_and_each_wrong_admin_key() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 1);
@@ -106,6 +137,7 @@ fn each_refusal_is_logged_on_request_and_each_wrong_admin_key() {
     for fields in [&[("X-Admin-Key", wrong)][..], &[]] {
         assert_eq!(get(&server.address, "/admin/orgs", fields).status, 401);
     }
+    assert_eq!(metric(&server, "keyguard_admin_refused_total"), 1.0);
     terminate(&mut server);
 
     let events = events(dir.path());

@@ -8,6 +8,7 @@ use std::thread;
 use crate::common::program::{done, keyguard};
 use crate::common::server::{Server, get, request};
 use crate::common::wait_until;
+use crate::log;
 use crate::server::{data_file, serve, terminate};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -120,6 +121,32 @@ fn decisions_about_sampled_requests_are_spans_of_their_trace() {
     let reason = json!({"key": "keyguard.reason", "value": {"stringValue": "missing_key"}});
     assert_eq!(span["attributes"][1], reason);
     assert_eq!(collector.spans().len(), 2);
+}
+
+#[test]
+fn logged_requests_name_their_trace() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let options = ["--log-format", "json", "--log-requests"];
+    let mut server = log::serve(dir.path(), &options);
+    let parent = |flags: &str| format!("00-{TRACE}-{PARENT}-{flags}");
+    let (sampled, other) = (parent("01"), parent("00"));
+    for fields in [
+        &[("traceparent", &*sampled)][..],
+        &[("traceparent", &other)],
+        &[("traceparent", "x")],
+        &[],
+    ] {
+        assert_eq!(get(&server.address, "/healthz", fields).status, 200);
+    }
+    terminate(&mut server);
+    let events = log::events(dir.path());
+    let requests = events.iter().filter(|event| event["event"] == "request");
+    let traces: Vec<_> = requests.map(|request| &request["trace_id"]).collect();
+    assert_eq!(
+        traces,
+        [&json!(TRACE), &json!(TRACE), &Value::Null, &Value::Null]
+    );
 }
 
 #[test]

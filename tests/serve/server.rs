@@ -67,6 +67,31 @@ fn stats(dir: &Path) -> keyguard::Stats {
 }
 
 #[test]
+fn doctor_finds_a_secret_among_the_arguments_of_the_server() {
+    const SECRET: &str = "5f2c9a81d07be346a9f0c2487d1e5b3690fa7c2de81b4563";
+    let dir = TempDir::new().unwrap();
+    let doctor = ["doctor", "--ignore", "disk", "--json"];
+    let found = |more: &[&str]| {
+        let mut doctor = keyguard(dir.path(), &[more, &doctor].concat());
+        let output = doctor.env("KEYGUARD_SECRET", SECRET).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut init = keyguard(dir.path(), &["init"]);
+    init.env("KEYGUARD_SECRET", SECRET).output().unwrap();
+    let mut server = serve(dir.path(), &["--secret", SECRET]);
+    for more in [&[][..], &["--secret", SECRET]] {
+        let found = found(more);
+        let problems = found
+            .matches("the secret is an argument of a process")
+            .count();
+        assert!(problems == 1 && !found.contains(SECRET), "{found}");
+        assert!(found.contains("keyguard --secret-file FILE"), "{found}");
+    }
+    terminate(&mut server);
+    assert_eq!(found(&[]), "{\"findings\":[]}\n");
+}
+
+#[test]
 fn check_endpoint_returns_verdicts() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 2);
@@ -120,6 +145,42 @@ fn check_endpoint_returns_verdicts() {
             .starts_with("text/plain; version=0.0.4")
     );
     assert!(metrics.body.contains("\nkeyguard_active_keys 1\n"));
+}
+
+#[test]
+fn browsers_must_not_guess_the_type_of_a_reply() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 2);
+    let server = serve(dir.path(), &[]);
+    let admin_key = [("X-Admin-Key", ADMIN_KEY)];
+    let auth = [
+        ("X-Original-URI", "/orders"),
+        ("X-Original-Method", "GET"),
+        ("X-Forwarded-For", "192.0.2.7"),
+    ];
+    for (target, fields, status, kind) in [
+        ("/admin/stats", &admin_key[..], 200, "application/json"),
+        ("/admin/stats", &[], 401, "application/problem+json"),
+        ("/nothing", &admin_key, 404, "application/problem+json"),
+        ("/auth", &auth, 401, "application/problem+json"),
+        ("/openapi.json", &[], 200, "application/json"),
+        ("/docs/", &[], 200, "text/html"),
+        ("/readyz", &[], 200, "application/json"),
+        (
+            "/metrics",
+            &[],
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+        ),
+    ] {
+        let reply = get(&server.address, target, fields);
+        assert_eq!(
+            (reply.status, reply.field("content-type")),
+            (status, kind),
+            "{target}"
+        );
+        assert_eq!(reply.field("x-content-type-options"), "nosniff", "{target}");
+    }
 }
 
 #[test]
@@ -1208,5 +1269,18 @@ fn demo_prints_requests_and_leaves_nothing_behind() {
 
     kill_process(Pid::from_child(&demo), Signal::INT).unwrap();
     assert_eq!(demo.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// A terminal that is closed sends SIGHUP.
+#[test]
+fn demo_leaves_nothing_behind_in_a_closed_terminal() {
+    let dir = TempDir::new().unwrap();
+    let mut command = keyguard(dir.path(), &["demo", "--listen", "127.0.0.1:0"]);
+    command.env("TMPDIR", dir.path());
+    let mut demo = Server::spawn(command);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    kill_process(Pid::from_child(&demo.child), Signal::HUP).unwrap();
+    assert_eq!(demo.child.wait().unwrap().code(), Some(0));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }

@@ -21,9 +21,9 @@ impl Command for Diagnose {
     const NAME: &'static str = "diagnose";
 
     fn run(self, admin: &Admin) -> Result<Diagnosis, AdminError> {
-        admin.diagnose(KeyAges {
+        Ok(admin.diagnose(KeyAges {
             unused_for: Duration::from_secs(self.unused_for),
             expires_within: Duration::from_secs(self.expires_within),
-        })
+        }))
     }
 }

@@ -7,7 +7,9 @@ use clap::Args;
 use crate::cli::connection::restore;
 use crate::cli::copying::{report, require_file, with_progress};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
-use crate::guard::secret_path;
+use crate::guard::{existing_secret, followed, secret_path};
+use crate::store::{OpenError, RedbStore};
+use crate::time::Clock;
 
 const EXAMPLES: &str = "Examples:
   mv keyguard.redb damaged.redb
@@ -47,11 +49,40 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         "keys that were revoked since the backup are accepted again".to_owned(),
     )];
     notes.extend(other_owner(&cli.db).map(|owner| ("owner", owner)));
-    let secret = secret_path(&cli.db);
-    if !secret.exists() {
-        let text = format!("put that of the backup in {}", secret.display());
-        notes.push(("secret", text));
+    let secret = format!(
+        "put that of the backup in {}",
+        secret_path(&cli.db).display()
+    );
+    match find_secret(cli) {
+        Ok(FoundSecret::Right) => {}
+        Ok(FoundSecret::None) => notes.push(("secret", secret)),
+        Ok(FoundSecret::Wrong) => cli.warn(&format!(
+            "the secret is not that of the backup, so that the file cannot be used: {secret}"
+        )),
+        // The file is restored nevertheless.
+        Err(error) => cli.warn(&error.message(cli)),
     }
     notes.push(("next", format!("{} audit", cli.program())));
     report(cli, "Restored", &cli.db, &copied, &notes)
+}
+
+/// The secret for the restored file.
+enum FoundSecret {
+    None,
+    Right,
+    Wrong,
+}
+
+fn find_secret(cli: &Cli) -> Result<FoundSecret, CliError> {
+    const CACHE_BYTES: usize = 1 << 20;
+
+    let secret = match existing_secret(&cli.db, cli.secret()?) {
+        Err(OpenError::MissingSecret { .. }) => return Ok(FoundSecret::None),
+        secret => secret?,
+    };
+    let (file, fingerprint) = (followed(&cli.db)?, secret.fingerprint());
+    match RedbStore::open(&file, fingerprint, &Clock::system(), CACHE_BYTES) {
+        Err(OpenError::WrongSecret { .. }) => Ok(FoundSecret::Wrong),
+        opened => Ok(opened.map(|_| FoundSecret::Right)?),
+    }
 }

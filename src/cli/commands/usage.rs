@@ -93,7 +93,11 @@ fn view(by: UsageGroup, report: &UsageReport, style: OutputStyle) -> String {
         true => sum(report, style),
         false => String::new(),
     };
-    table.render_or("No such requests.", style) + &sum
+    let keyless = match report.includes_keyless {
+        true => "",
+        false => "Refusals without a known key are not included.\n",
+    };
+    table.render_or("No such requests.", style) + &sum + keyless
 }
 
 /// The header of a group other than a key.

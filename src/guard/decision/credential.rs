@@ -1,6 +1,7 @@
 //! Stage: the text that a request presents as its key.
 
 use super::super::Guard;
+use super::super::denial::Denial;
 // Longer texts are refused unread; the longest key of ours has 81 bytes.
 use super::super::key_cache::fingerprint::MAX_LEN;
 use super::super::request::Headers;
@@ -61,7 +62,7 @@ pub(super) fn missing<H: Headers + ?Sized>(
     context: &mut RequestContext<'_, H>,
 ) -> Reason {
     match lockout::check_keyless(guard, context) {
-        Ok(()) => Reason::MissingKey,
+        Ok(()) => context.refuse(Denial::missing_key(Some(&guard.key_header))),
         Err(denial) => context.refuse(denial),
     }
 }

@@ -82,7 +82,7 @@ fn log<H: ?Sized>(
             key_id: key.map(|key| key.key_id.0),
             ip,
             method: request.method.as_str(),
-            path: path::stored(request.path),
+            path: &path::shown(request.path),
         });
     }
 }

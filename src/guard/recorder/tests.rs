@@ -204,19 +204,22 @@ impl World {
     /// Records requests that are told apart by their status.
     fn record(&self, statuses: impl IntoIterator<Item = u16>) {
         for status in statuses {
-            let path = path_of(status);
-            let event = UsageEvent {
-                at: self.clock.timestamp(),
-                key_id: KeyId(1),
-                ip: ClientIp::LOCAL,
-                latency_micros: 0,
-                status,
-                path_len: path.len() as u16,
-                method: Method::Get,
-                refused: None,
-            };
-            self.recorder.record(&event, path.as_bytes());
+            self.record_path(status, &path_of(status));
         }
+    }
+
+    fn record_path(&self, status: u16, path: &str) {
+        let event = UsageEvent {
+            at: self.clock.timestamp(),
+            key_id: KeyId(1),
+            ip: ClientIp::LOCAL,
+            latency_micros: 0,
+            status,
+            path_len: path.len() as u16,
+            method: Method::Get,
+            refused: None,
+        };
+        self.recorder.record(&event, path.as_bytes());
     }
 }
 
@@ -240,6 +243,24 @@ fn requests_are_stored_in_order_each_with_its_path() {
     writer.store_all().unwrap();
     let expected: Vec<_> = (0..200).map(|status| (status, path_of(status))).collect();
     assert_eq!(world.disk.stored().requests, expected);
+}
+
+#[test]
+fn keys_in_paths_are_shortened_and_other_paths_stay_with_their_requests() {
+    let world = World::new();
+    let key = "kg_live_2loam6jy9PNDwjKpPpShaRI8k1BYhn-t0PeWeGdlHm03z7H35";
+    let with_key = format!("/{key}/x");
+    let paths = ["/a", &with_key, "/bc", &with_key, &with_key, "", "/d"];
+    for (path, status) in paths.iter().zip(0..) {
+        world.record_path(status, path);
+    }
+    world.recorder.follow(None, 1);
+    world.writer().store_all().unwrap();
+    let shown = paths.map(|path| path.replace(key, "kg_live_2loa…"));
+    let stored = world.disk.stored().requests.into_iter();
+    assert_eq!(stored.map(|(_, path)| path).collect::<Vec<_>>(), shown);
+    let followed = world.recorder.follow(Some(0), 9).requests.into_iter();
+    assert_eq!(followed.map(|usage| usage.path).collect::<Vec<_>>(), shown);
 }
 
 #[test]

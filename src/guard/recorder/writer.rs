@@ -16,6 +16,7 @@ use crate::guard::cached_key::GrantBackends;
 use crate::guard::policy_reloader::PolicyReloader;
 use crate::guard::warnings::{Topic, WarningKind, Warnings};
 use crate::log::Log;
+use crate::policy::path;
 use crate::store::{AuditContext, StoreError, UsageBatch, UsageStore};
 use crate::time::{CalendarCheck, Moment, Timestamp};
 
@@ -221,7 +222,12 @@ impl Writer {
         #[cfg(any(feature = "metrics", feature = "serve"))]
         let mut counts = recorder.counts.lock();
         recorder.take_events(&mut state.parts, &mut state.batch);
-        let (keyless, samples) = recorder.take_counts(&mut state.batch);
+        let (mut keyless, mut samples) = recorder.take_counts(&mut state.batch);
+        // Before anything else sees them.
+        state.batch.replace_paths(path::without_keys);
+        for usage in keyless.iter_mut().chain(&mut samples) {
+            usage.path = path::shown(&usage.path);
+        }
         recorder
             .tail
             .add(&state.batch, &keyless, recorder.clock.now());

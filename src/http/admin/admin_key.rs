@@ -9,7 +9,6 @@ use crate::admin::AdminError;
 use crate::guard;
 use crate::http::problem::Problem;
 use crate::keyguard::KeyGuard;
-use crate::log::Event;
 use crate::net::ClientIp;
 use crate::policy::IpLimit;
 use crate::sys::block_on;
@@ -43,7 +42,7 @@ pub(super) fn require_admin(
         )),
         _ => {
             // At most ten a minute from an address, which is then locked out.
-            inner.log().emit(&Event::AdminRefused { ip: client });
+            inner.note_wrong_admin_key(client);
             block_on(guard::check_ip(inner, &request, &limit()?))?;
             Err(unauthorized("invalid_admin_key", "Invalid admin key."))
         }

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
+use crate::http::response::forbid_sniffing;
+
 /// A body that does not change while the program runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct StaticFile {
@@ -43,6 +45,7 @@ impl StaticFile {
         headers.insert(header::ETAG, self.etag.clone());
         let revalidate = HeaderValue::from_static("no-cache");
         headers.insert(header::CACHE_CONTROL, revalidate);
+        forbid_sniffing(headers);
         response
     }
 
@@ -56,7 +59,6 @@ impl StaticFile {
         let mut response = self.respond(request);
         for (name, value) in [
             (header::CONTENT_SECURITY_POLICY, content_security_policy),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::REFERRER_POLICY, "no-referrer"),
         ] {
             let value = HeaderValue::from_static(value);

@@ -50,7 +50,7 @@ impl<S: Sync> FromRequestParts<S> for Authenticated {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let authenticated = Self::in_extensions(parts)?;
-        authenticated.ok_or_else(|| AuthenticatedRejection::MissingKey(Denial::missing_key()))
+        authenticated.ok_or_else(|| AuthenticatedRejection::MissingKey(Denial::missing_key(None)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The I/O thread: one connection, on which all calls in progress are pipelined.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,6 +57,7 @@ impl Worker {
             let io = Rc::new(Io {
                 script: Script::new(include_str!("counters.lua")),
                 connection: RefCell::default(),
+                missed_checks: Cell::default(),
                 worker: self,
             });
             run(io, queue, tried)
@@ -85,6 +86,8 @@ struct Io {
     worker: Worker,
     script: Script,
     connection: RefCell<Option<Connection>>,
+    /// The number of checks in a row that had no reply in time.
+    missed_checks: Cell<u32>,
 }
 
 impl Io {
@@ -119,9 +122,7 @@ impl Io {
                 ScriptReply::parse(&values)
             }
             Ok(Err(error)) => {
-                if needs_another_connection(&error) {
-                    self.disconnect(Outage::Error(error.to_string()));
-                }
+                self.note_error(&error);
                 Err(NoReply)
             }
             Err(_) => {
@@ -159,7 +160,8 @@ impl Io {
         }
     }
 
-    /// Reads the eviction policy, which may change at any time. Returns whether the server replied.
+    /// Reads the eviction policy, which may change at any time. Returns whether the server replied. Without
+    /// calls, only this finds that it is gone.
     async fn check_eviction_policy(&self) -> bool {
         let connection = self.connection.borrow().clone();
         let Some(mut connection) = connection else {
@@ -167,11 +169,19 @@ impl Io {
         };
         match timeout(CONNECT_TIMEOUT, connection.memory_info()).await {
             Ok(Ok(info)) => {
+                self.missed_checks.set(0);
                 self.note_eviction_policy(&info);
-                true
+                return true;
             }
-            _ => false,
+            Ok(Err(error)) => self.note_error(&error),
+            Err(_) => {
+                self.missed_checks.update(|missed| missed + 1);
+                if self.missed_checks.get() >= MAX_TIMEOUTS {
+                    self.disconnect(Outage::Timeout);
+                }
+            }
         }
+        false
     }
 
     async fn sync_clock(&self) {
@@ -226,6 +236,12 @@ impl Io {
         }
     }
 
+    fn note_error(&self, error: &RedisError) {
+        if needs_another_connection(error) {
+            self.disconnect(Outage::Error(error.to_string()));
+        }
+    }
+
     /// Stops sending calls until a probe succeeds.
     fn disconnect(&self, outage: Outage) {
         let state = &self.worker.state;
@@ -239,6 +255,7 @@ impl Io {
 
     fn note_up(&self) {
         let state = &self.worker.state;
+        self.missed_checks.set(0);
         state.timeouts.store(0, Ordering::Relaxed);
         *state.outage.lock() = None;
         state.is_up.store(true, Ordering::Relaxed);

@@ -11,6 +11,8 @@ pub(crate) use matcher::Matcher;
 pub use pattern::{ExactPath, Pattern};
 use readings::{Readings, readings};
 
+use crate::model::key_words::path_without_keys;
+
 /// Maximum length of a stored path, in bytes. Longer paths are cut.
 pub(crate) const MAX_STORED_LEN: usize = 256;
 
@@ -29,6 +31,20 @@ pub(crate) fn without_query(target: &str) -> &str {
 /// The stored form of a path: without its query, cut at [`MAX_STORED_LEN`] bytes.
 pub(crate) fn stored(target: &str) -> &str {
     cut(without_query(target))
+}
+
+/// Returns a stored path in which each word that may be a key is shortened; `None` if it has none.
+pub(crate) fn without_keys(stored: &[u8]) -> Option<Vec<u8>> {
+    path_without_keys(stored, stored.len() > MAX_STORED_LEN - char::MAX_LEN_UTF8)
+}
+
+/// The form of a path that may be shown: as stored, with words that may be keys shortened.
+pub(crate) fn shown(target: &str) -> String {
+    let path = stored(target);
+    match without_keys(path.as_bytes()) {
+        Some(shown) => String::from_utf8_lossy(&shown).into_owned(),
+        None => path.to_owned(),
+    }
 }
 
 fn cut(path: &str) -> &str {
@@ -163,5 +179,21 @@ mod tests {
     fn long_paths_are_cut_at_a_character() {
         let path = format!("{}é?q", "a".repeat(MAX_STORED_LEN - 1));
         assert_eq!(stored(&path), "a".repeat(MAX_STORED_LEN - 1));
+    }
+
+    #[test]
+    fn shown_paths_have_no_key_wherever_they_are_cut() {
+        const KEY: &str = "kg_live_2loam6jy9PNDwjKpPpShaRI8k1BYhn-t0PeWeGdlHm03z7H35";
+        for len in 0..=MAX_STORED_LEN {
+            for last in ["", "?q", "é"] {
+                let before = "a".repeat(len % 2) + &"é".repeat(len / 2);
+                let target = format!("{before}/{KEY}{last}");
+                let shown = shown(&target);
+                assert!(
+                    shown.len() <= MAX_STORED_LEN && !shown.contains(&KEY[..16]),
+                    "{shown}"
+                );
+            }
+        }
     }
 }

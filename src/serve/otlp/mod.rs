@@ -78,6 +78,11 @@ impl Tracer {
     }
 }
 
+/// Returns the id of the trace of a request, sampled or not; `None` without a valid one.
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    trace_context::trace_id(headers)
+}
+
 /// Notes for a span why a request was refused.
 pub(super) fn note_reason(response: &mut Response<Full<Bytes>>, reason: Reason) {
     response.extensions_mut().insert(reason);

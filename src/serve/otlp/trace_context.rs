@@ -18,17 +18,13 @@ pub(super) struct TraceContext {
 impl TraceContext {
     /// Reads the trace of a request; `None` without a valid one, and if it is not sampled.
     pub(super) fn sampled(headers: &HeaderMap) -> Option<Self> {
-        let mut parents = headers.get_all("traceparent").iter();
-        let (Some(parent), None) = (parents.next(), parents.next()) else {
-            return None;
-        };
-        let (trace_id, parent_id) = sampled_ids(parent.to_str().ok()?)?;
+        let ids = ids(traceparent(headers)?).filter(|ids| ids.is_sampled)?;
         let states = headers.get_all("tracestate").iter();
         let states: Vec<&str> = states.filter_map(|state| state.to_str().ok()).collect();
         let state = states.join(",");
         Some(Self {
-            trace_id: trace_id.to_owned(),
-            parent_id: parent_id.to_owned(),
+            trace_id: ids.trace.to_owned(),
+            parent_id: ids.parent.to_owned(),
             state: match state.len() <= MAX_STATE {
                 true => state,
                 false => String::new(),
@@ -37,8 +33,28 @@ impl TraceContext {
     }
 }
 
+/// Returns the id of the trace of a request, sampled or not.
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    Some(ids(traceparent(headers)?)?.trace)
+}
+
+/// Returns the one `traceparent` of a request.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let mut parents = headers.get_all("traceparent").iter();
+    match (parents.next(), parents.next()) {
+        (Some(parent), None) => parent.to_str().ok(),
+        _ => None,
+    }
+}
+
+struct Ids<'t> {
+    trace: &'t str,
+    parent: &'t str,
+    is_sampled: bool,
+}
+
 /// Parses `VERSION-TRACE-PARENT-FLAGS`. Later versions may have further fields.
-fn sampled_ids(text: &str) -> Option<(&str, &str)> {
+fn ids(text: &str) -> Option<Ids<'_>> {
     let mut fields = text.trim().split('-');
     let [version, trace, parent, flags] = std::array::from_fn(|_| fields.next());
     let (version, flags) = (hex(version?, 2)?, hex(flags?, 2)?);
@@ -46,7 +62,11 @@ fn sampled_ids(text: &str) -> Option<(&str, &str)> {
     let is_known = version != "ff" && (version != "00" || fields.next().is_none());
     let is_zero = |id: &str| id.bytes().all(|digit| digit == b'0');
     let is_sampled = u8::from_str_radix(flags, 16).ok()? & 1 == 1;
-    (is_known && is_sampled && !is_zero(trace) && !is_zero(parent)).then_some((trace, parent))
+    (is_known && !is_zero(trace) && !is_zero(parent)).then_some(Ids {
+        trace,
+        parent,
+        is_sampled,
+    })
 }
 
 fn hex(text: &str, len: usize) -> Option<&str> {

@@ -199,12 +199,21 @@ impl Engine {
             Err(error) if database.file.has_failed() => {
                 drop(database);
                 let is_reopened = self.may_retry() && self.reopen_for_reading();
-                match is_reopened && is_previous(&error) {
-                    true => self.current.load_full().read(read),
+                match is_previous(&error) {
+                    true if is_reopened => self.current.load_full().read(read),
+                    true => Err(self.first_error(error)),
                     false => Err(error),
                 }
             }
             result => result,
+        }
+    }
+
+    /// Returns the error that an earlier failure had, for one that only says that there was one.
+    fn first_error(&self, previous: StoreError) -> StoreError {
+        match self.fault() {
+            Some(reason) => StoreError::Unavailable(reason.into()),
+            None => previous,
         }
     }
 

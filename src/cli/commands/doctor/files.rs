@@ -10,9 +10,9 @@ use crate::model::Area;
 use crate::sys::DiskSpace;
 use crate::sys::shell::quoted;
 
-/// Examines the data file, its directory, its secret and its file system. Finds nothing for a database.
+/// Examines the data file, its directory, the file of its secret and its file system. Finds nothing for a database.
 pub(super) fn examine(cli: &Cli) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = secret_argument(cli).into_iter().collect();
+    let mut findings = Vec::new();
     if cli.is_on_server() {
         return findings;
     }
@@ -32,14 +32,6 @@ pub(super) fn examine(cli: &Cli) -> Vec<Finding> {
             .and_then(|space| full_disk(&directory, space)),
     );
     findings
-}
-
-fn secret_argument(cli: &Cli) -> Option<Finding> {
-    cli.has_secret_argument().then(|| Finding {
-        area: Area::Secret,
-        problem: "the secret is an argument, which other users of this machine can see".to_owned(),
-        next: format!("{} --secret-file FILE …", cli.program()),
-    })
 }
 
 #[cfg(unix)]
@@ -81,16 +73,19 @@ fn exposed_secret(cli: &Cli, data: &Path) -> Option<Finding> {
 fn open_directory(directory: &Path) -> Option<Finding> {
     use std::os::unix::fs::PermissionsExt;
 
-    let mode = metadata(directory)?.permissions().mode();
-    let is_open = mode & 0o002 != 0 && mode & 0o1000 == 0;
+    let mode = metadata(directory)?.permissions().mode() & 0o7777;
+    let who = match (mode & 0o1000 != 0, mode & 0o022) {
+        (true, _) | (_, 0) => return None,
+        (_, 0o020) => "every user of its group",
+        _ => "every user",
+    };
     let shown = directory.display().to_string();
-    is_open.then(|| Finding {
+    Some(Finding {
         area: Area::Files,
         problem: format!(
-            "every user can replace the data file, because its directory `{shown}` has the mode {:03o}",
-            mode & 0o7777
+            "{who} can replace the data file, because its directory `{shown}` has the mode {mode:03o}"
         ),
-        next: format!("chmod o-w {}", quoted(&shown)),
+        next: format!("chmod go-w {}", quoted(&shown)),
     })
 }
 

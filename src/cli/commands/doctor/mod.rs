@@ -17,6 +17,7 @@ use crate::cli::connection::{ConnectError, GuardConnection};
 use crate::cli::next::next_command;
 use crate::cli::output::escaped_lines;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::guard::SECRET_ARGUMENT;
 use crate::model::{Area, Condition};
 use crate::policy::{self, CompiledPolicy};
 use crate::store::OpenError;
@@ -69,6 +70,7 @@ struct Finding {
 pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     // Examined first, since opening a data file makes it private.
     let mut findings = files::examine(cli);
+    findings.extend(secret_argument(cli));
     let policy_file = match diagnose(cli, opts) {
         Ok(diagnosis) => {
             let file = diagnosis.policy_file.map(PathBuf::from);
@@ -103,11 +105,21 @@ fn diagnose(cli: &Cli, opts: &Opts) -> Result<Diagnosis, CliError> {
         unused_for: opts.unused_for.as_secs(),
         expires_within: opts.expires_within.as_secs(),
     })?;
-    // The files are examined here, and as they are now.
+    // The files and the arguments of this command are examined here, and as they are now.
+    let is_reported = |condition: &Condition| {
+        condition.area == Area::Files
+            || cli.has_secret_argument() && condition.problem == SECRET_ARGUMENT
+    };
     diagnosis
         .conditions
-        .retain(|condition| condition.area != Area::Files);
+        .retain(|condition| !is_reported(condition));
     Ok(diagnosis)
+}
+
+fn secret_argument(cli: &Cli) -> Option<Finding> {
+    let condition = || Condition::new(Area::Secret, SECRET_ARGUMENT);
+    cli.has_secret_argument()
+        .then(|| finding(cli, condition(), None))
 }
 
 fn finding(cli: &Cli, condition: Condition, policy_file: Option<&Path>) -> Finding {

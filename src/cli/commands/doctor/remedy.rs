@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::cli::settings::Cli;
+use crate::guard::SECRET_ARGUMENT;
 use crate::model::{Area, Condition};
 use crate::sys::shell::quoted;
 
@@ -11,11 +12,23 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
     let program = cli.program();
     let policy = policy_file.map(|file| quoted(&file.display().to_string()));
     match condition.area {
+        Area::Secret if condition.problem == SECRET_ARGUMENT => {
+            format!("{program} --secret-file FILE …")
+        }
+        Area::Secret if condition.problem.contains("wrong admin key") => {
+            format!("{program} list-blocks")
+        }
         Area::Secret => format!(
             "{program} admin-key    # or begin with a random secret: keyguard --db NEW.redb init"
         ),
         Area::Files => format!("ls -l {}*", quoted(&cli.db.display().to_string())),
-        Area::Data if condition.problem.contains("keyguard verify") => format!("{program} verify"),
+        Area::Data
+            if ["keyguard verify", "damaged"]
+                .iter()
+                .any(|text| condition.problem.contains(text)) =>
+        {
+            format!("{program} verify")
+        }
         Area::Data | Area::Disk => "df -h .    # in the directory of the data file".to_owned(),
         Area::UnusedKeys => match condition.key {
             Some(id) => format!("{program} revoke-key {id}    # unless it is still needed"),

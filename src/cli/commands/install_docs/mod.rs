@@ -3,7 +3,7 @@
 mod man_page;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::completions;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+use crate::sys::AtomicFile;
 
 const EXAMPLES: &str = "Examples:
   sudo keyguard install-docs
@@ -67,9 +68,30 @@ fn files(definition: clap::Command) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
     Ok(pages.chain(scripts).collect())
 }
 
+/// Writes a file that every user can read, whatever the umask. A link in its place is replaced, not followed.
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        make_directory(directory)?;
     }
-    fs::write(path, content)
+    let mut file = AtomicFile::new(path)?;
+    file.file().write_all(content)?;
+    file.publish(path, 0o644)
+}
+
+/// Creates a directory with those above it, which every user can read.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = directory.parent() {
+        make_directory(parent)?;
+    }
+    fs::create_dir(directory)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }

@@ -13,7 +13,6 @@ use crate::cli::render::{OutputStyle, Panel, Table, escaped};
 use crate::cli::{error::CliError, settings::Cli};
 use crate::guard::Denial;
 use crate::input::text::escaped_json;
-use crate::model::key_text::without_keys;
 use crate::policy;
 use crate::time::Timestamp;
 
@@ -44,7 +43,7 @@ impl RefusedRequest {
             ip: request.ip.to_string(),
             key,
             method: request.method.as_str(),
-            path: without_keys(policy::path::stored(request.target)),
+            path: policy::path::shown(request.target),
             status: denial.status(),
             reason: denial.reason().to_string(),
             rule: denial.limit_name(),

@@ -4,9 +4,9 @@ use std::io;
 
 use clap::Args;
 
-use crate::log::{Level, LineFormat, LogLines};
+use crate::log::{Event, Level, LineFormat, LogLines};
 
-#[derive(Args)]
+#[derive(Args, Clone, Copy)]
 pub(super) struct LogOpts {
     /// The format of the log on standard error: text, or one JSON object per line (json)
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = format)]
@@ -22,9 +22,20 @@ pub(super) struct LogOpts {
 struct LogLevel(Option<Level>);
 
 impl LogOpts {
-    pub(super) fn start(&self) -> io::Result<LogLines> {
+    pub(super) fn start(self) -> io::Result<LogLines> {
         let LogLevel(level) = self.log_level;
         LogLines::start(self.log_format, level)
+    }
+
+    pub(super) fn is_json(self) -> bool {
+        self.log_format == LineFormat::Json
+    }
+
+    /// Logs, at each level, why the program ends, and the command to type.
+    pub(super) fn fail(self, problem: &str, next: &str) -> io::Result<()> {
+        let lines = LogLines::start(self.log_format, Some(Level::Error))?;
+        lines.log().emit(&Event::Failed { problem, next });
+        Ok(())
     }
 }
 

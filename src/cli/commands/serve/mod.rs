@@ -14,6 +14,7 @@ use clap::Args;
 use self::log_opts::LogOpts;
 use self::usage_log::UsageLog;
 use crate::cli::connection::open_in_turn;
+use crate::cli::next::next_command;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::{Config, RateLimitHeaders};
 use crate::limiter::Fallback;
@@ -112,6 +113,20 @@ fn rate_limit_headers(text: &str) -> Result<RateLimitHeaders, String> {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
+    let log = opts.log;
+    match serve(cli, opts) {
+        // For programs that read each line of standard error as JSON.
+        Err(error) if log.is_json() => {
+            match log.fail(&error.message(cli), &next_command(&error, cli)) {
+                Ok(()) => Ok(Exit::Refused),
+                Err(_) => Err(error),
+            }
+        }
+        outcome => outcome,
+    }
+}
+
+fn serve(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     // Registered first, since an unhandled SIGHUP ends the process.
     let hangup = hangup().map_err(ServeError::Start)?;
     cli.require_data()?;

@@ -312,6 +312,23 @@ fn a_change_to_an_evicting_policy_is_reported() {
     assert_eq!(limiter.status().warnings, Vec::<String>::new());
 }
 
+/// Its clock is not that of Redis, so that nothing but the check calls the server.
+#[test]
+fn an_idle_limiter_notices_that_the_server_is_gone() {
+    let mut server = Redis::start();
+    let limiter = limiter(&server);
+    let is_up = || limiter.status().health.unwrap().is_up;
+    assert!(is_up());
+    server.pause();
+    wait_until(|| !is_up());
+    server.resume();
+    wait_until(is_up);
+    server.kill();
+    wait_until(|| !is_up());
+    server.restart();
+    wait_until(is_up);
+}
+
 #[test]
 fn a_call_that_timed_out_is_not_repeated() {
     let server = Redis::start();

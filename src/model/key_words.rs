@@ -1,0 +1,245 @@
+//! Words of a text that may be keys, also if characters of them are percent-encoded, and their shortening.
+//!
+//! A word consists of characters of base64url. Escapes are decoded for the search, as often as they can be:
+//! `%6bg_live_…` and `%256bg_live_…` have the same words as `kg_live_…`.
+
+use super::key_text::is_base64url;
+
+/// The least length of a word that may be a key, and of what follows the first `_` of one. UUIDs are shorter
+/// and have no `_`.
+const MIN_KEY_WORD: usize = 40;
+const MIN_RANDOM: usize = 32;
+
+/// The number of characters that are shown of such a word, and what stands for the others.
+const WORD_SHOWN: usize = 12;
+const ELLIPSIS: &str = "…";
+
+/// Shortens each word that may be a key, or a part of one.
+pub(crate) fn without_keys(text: &str) -> String {
+    match shortened(text.as_bytes(), false, may_be_key) {
+        Some(shown) => String::from_utf8_lossy(&shown).into_owned(),
+        None => text.to_owned(),
+    }
+}
+
+/// Returns a path in which each word that may be a key is shortened, and which is not longer; `None` if it has no
+/// such word. If it was cut, its last word may be the start of a key, and is shortened, too.
+///
+/// Unlike [`without_keys`], keeps words whose letters have the same case: digests, slugs and the like. Of 10⁹
+/// keys, fewer than one is such a word.
+pub(crate) fn path_without_keys(path: &[u8], is_cut: bool) -> Option<Vec<u8>> {
+    shortened(path, is_cut, |word| may_be_key(word) && mixes_cases(word))
+}
+
+fn may_be_key(word: &[u8]) -> bool {
+    let underscore = word.iter().position(|byte| *byte == b'_');
+    let behind_prefix = underscore.map_or(0, |at| word.len() - at - 1);
+    word.len() >= MIN_KEY_WORD || behind_prefix >= MIN_RANDOM
+}
+
+fn mixes_cases(word: &[u8]) -> bool {
+    word.iter().any(u8::is_ascii_uppercase) && word.iter().any(u8::is_ascii_lowercase)
+}
+
+fn shortened(text: &[u8], is_cut: bool, may_be_key: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    if !is_cut && !has_long_run(text) {
+        return None;
+    }
+    let mut chars = decoded(text);
+    if is_cut {
+        remove_begun_escape(&mut chars);
+    }
+    let end = chars.last()?.end;
+    let mut shown = Vec::with_capacity(text.len());
+    let mut copied = 0;
+    for run in chars.chunk_by(|a, b| a.is_of_word() == b.is_of_word()) {
+        let [first, ..] = run else { continue };
+        let [.., last] = run else { continue };
+        if !first.is_of_word() {
+            continue;
+        }
+        let word: Vec<u8> = run.iter().map(|char| char.byte).collect();
+        let is_start = is_cut && last.end == end && word.len() > WORD_SHOWN + ELLIPSIS.len();
+        if is_start || may_be_key(&word) {
+            shown.extend_from_slice(&text[copied..first.start]);
+            shown.extend_from_slice(&word[..WORD_SHOWN]);
+            shown.extend_from_slice(ELLIPSIS.as_bytes());
+            copied = if is_start { text.len() } else { last.end };
+        }
+    }
+    if shown.is_empty() {
+        return None;
+    }
+    shown.extend_from_slice(&text[copied..]);
+    Some(shown)
+}
+
+/// Whether a text has a run of characters of words and escapes that is long enough for a key. Reads few bytes
+/// of a text of short runs.
+fn has_long_run(text: &[u8]) -> bool {
+    let is_of_run = |byte: &&u8| is_base64url(**byte) || **byte == b'%';
+    // A run of this length has one of these places.
+    let mut places = (MIN_RANDOM - 1..text.len()).step_by(MIN_RANDOM);
+    places.any(|at| {
+        let before = text[..=at].iter().rev().take_while(is_of_run).count();
+        let behind = || text[at + 1..].iter().take_while(is_of_run).count();
+        before > 0 && before + behind() >= MIN_RANDOM
+    })
+}
+
+/// A byte of a decoded text, and where it is in the text.
+struct DecodedByte {
+    byte: u8,
+    start: usize,
+    end: usize,
+}
+
+impl DecodedByte {
+    fn is_of_word(&self) -> bool {
+        is_base64url(self.byte)
+    }
+}
+
+/// Decodes escapes, and those that consist of decoded bytes.
+fn decoded(text: &[u8]) -> Vec<DecodedByte> {
+    let mut chars = Vec::with_capacity(text.len());
+    for (start, byte) in text.iter().enumerate() {
+        let end = start + 1;
+        chars.push(DecodedByte {
+            byte: *byte,
+            start,
+            end,
+        });
+        while let Some((start, byte)) = escape_at_end(&chars) {
+            chars.truncate(chars.len() - 3);
+            chars.push(DecodedByte { byte, start, end });
+        }
+    }
+    chars
+}
+
+/// The byte that the last three characters encode, and where they start.
+fn escape_at_end(chars: &[DecodedByte]) -> Option<(usize, u8)> {
+    let [.., percent, high, low] = chars else {
+        return None;
+    };
+    if percent.byte != b'%' {
+        return None;
+    }
+    let digit = |char: &DecodedByte| char::from(char.byte).to_digit(16);
+    let byte = u8::try_from(16 * digit(high)? + digit(low)?).ok()?;
+    Some((percent.start, byte))
+}
+
+/// Removes the first characters of an escape from the end.
+fn remove_begun_escape(chars: &mut Vec<DecodedByte>) {
+    let begun = chars.iter().rev().take(2);
+    let percent = begun.map(|char| char.byte).position(|byte| byte == b'%');
+    chars.truncate(chars.len() - percent.map_or(0, |behind| behind + 1));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: &str = "kg_live_2loam6jy9PNDwjKpPpShaRI8k1BYhn-t0PeWeGdlHm03z7H35";
+    const SHOWN: &str = "kg_live_2loa…";
+
+    fn path(text: &str) -> String {
+        let shown = path_without_keys(text.as_bytes(), false);
+        shown.map_or(text.to_owned(), |shown| String::from_utf8(shown).unwrap())
+    }
+
+    fn escaped(byte: u8, times: usize) -> String {
+        format!("%{}{byte:02x}", "25".repeat(times - 1))
+    }
+
+    #[test]
+    fn keys_are_shortened_in_texts_and_paths() {
+        let both: [fn(&str) -> String; 2] = [path, without_keys];
+        for shorten in both {
+            assert_eq!(shorten(KEY), SHOWN);
+            let two = format!("/é/{KEY}/%2f;{KEY}.x");
+            assert_eq!(shorten(&two), format!("/é/{SHOWN}/%2f;{SHOWN}.x"));
+            let imported = "/kg_live_Zk9hQ2xvdWQtd2ViLXNob3Ata2V5LTAwMDAwMDE";
+            assert_eq!(shorten(imported), "/kg_live_Zk9h…");
+            assert_eq!(shorten("/v1/%zz/%e3%81%82"), "/v1/%zz/%e3%81%82");
+        }
+    }
+
+    #[test]
+    fn paths_keep_what_is_no_key_and_logs_shorten_it() {
+        for kept in [
+            "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+            "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855",
+            "how-to-write-a-very-long-title-with-many-words-in-it",
+        ] {
+            assert_eq!(path(kept), kept);
+            assert_eq!(without_keys(kept), format!("{}…", &kept[..WORD_SHOWN]));
+        }
+        let uuid = "/orders/550e8400-E29b-41d4-a716-446655440000";
+        assert_eq!((path(uuid), without_keys(uuid)), (uuid.into(), uuid.into()));
+    }
+
+    #[test]
+    fn an_escape_of_escapes_is_decoded() {
+        let inner: String = "%6b".bytes().map(|byte| escaped(byte, 1)).collect();
+        for first in ["%6b", "%256B", "%25256b", "%%36%62", "%6%62", &inner] {
+            assert_eq!(path(&format!("/{first}{}", &KEY[1..])), format!("/{SHOWN}"));
+        }
+    }
+
+    #[test]
+    fn the_last_word_of_a_cut_path_is_shortened() {
+        let cut = |text: &str| {
+            let shown = path_without_keys(text.as_bytes(), true);
+            shown.map(|shown| String::from_utf8(shown).unwrap())
+        };
+        assert_eq!(cut(&KEY[..30]).as_deref(), Some(SHOWN));
+        assert_eq!(cut(&KEY[..15]), None);
+        assert_eq!(cut(&format!("{}/", &KEY[..30])), None);
+        let escapes: String = KEY.bytes().map(|byte| escaped(byte, 2)).collect();
+        for len in 5 * 16..5 * 17 {
+            assert_eq!(cut(&escapes[..len]).as_deref(), Some(SHOWN), "{len}");
+        }
+        assert_eq!(cut(""), None);
+        assert_eq!(cut("%"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_than_the_start_of_a_key_is_shown(
+            escapes in prop::collection::vec(0..3_usize, KEY.len()),
+            before in "[a-zA-Z0-9/%.é-]{0,60}[/.é]",
+            behind in "[/.é%][a-zA-Z0-9/%.é-]{0,60}",
+        ) {
+            let key = KEY.bytes().zip(escapes).map(|(byte, times)| match times {
+                0 => char::from(byte).to_string(),
+                _ => escaped(byte, times),
+            });
+            let text = format!("{before}{}{behind}", key.collect::<String>());
+            for shown in [path(&text), without_keys(&text)] {
+                prop_assert!(shown.len() <= text.len());
+                let shown = decoded(shown.as_bytes());
+                let shown: Vec<u8> = shown.iter().map(|char| char.byte).collect();
+                let shown = String::from_utf8_lossy(&shown);
+                prop_assert!(shown.contains("…"), "{}", shown);
+                prop_assert!(!shown.contains(&KEY[8..20]), "{}", shown);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_accepted(text in prop::collection::vec(any::<u8>(), 0..90), is_cut: bool) {
+            let shown = path_without_keys(&text, is_cut);
+            prop_assert!(shown.is_none_or(|shown| shown.len() <= text.len()));
+        }
+
+        #[test]
+        fn long_runs_are_found(runs in prop::collection::vec("[a-zA-Z0-9_%-]{0,80}", 0..9)) {
+            let found = has_long_run(runs.join("/").as_bytes());
+            prop_assert_eq!(found, runs.iter().any(|run| run.len() >= MIN_RANDOM));
+        }
+    }
+}
