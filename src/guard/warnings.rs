@@ -86,6 +86,9 @@ pub(crate) enum WarningKind {
     FoundProxy,
     /// An address that sends forwarding headers is locked out.
     LockedProxy,
+    /// A key was found in public.
+    #[cfg(feature = "serve")]
+    LeakedKey,
 }
 
 impl WarningKind {
@@ -105,6 +108,8 @@ impl WarningKind {
             Self::TrustedProxy | Self::PrivatePeer | Self::FoundProxy | Self::LockedProxy => {
                 Area::Proxy
             }
+            #[cfg(feature = "serve")]
+            Self::LeakedKey => Area::LeakedKeys,
         }
     }
 
@@ -119,6 +124,8 @@ impl WarningKind {
             Self::LockedProxy => {
                 "further addresses, not shown, are locked out and name other clients"
             }
+            #[cfg(feature = "serve")]
+            Self::LeakedKey => "further keys, not shown, were found in public",
         }
     }
 }
@@ -136,6 +143,9 @@ pub(crate) enum Topic {
     /// Scheduled backups.
     #[cfg(feature = "serve")]
     Backup,
+    /// The keys that sign reports of leaked keys.
+    #[cfg(feature = "serve")]
+    LeakKeys,
     /// Steps of the calendar clock.
     Clock,
 }
@@ -149,6 +159,8 @@ impl Topic {
             Self::Sink => Area::Usage,
             #[cfg(feature = "serve")]
             Self::Backup => Area::Data,
+            #[cfg(feature = "serve")]
+            Self::LeakKeys => Area::LeakedKeys,
             Self::Clock => Area::Clock,
         }
     }

@@ -19,6 +19,9 @@ pub(crate) enum Area {
     Disk,
     UnusedKeys,
     ExpiringKeys,
+    /// Keys were found in public, or reports of such finds cannot be checked.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    LeakedKeys,
     /// The policy is invalid, or has rules without effect.
     Policy,
     /// A proxy is not trusted, or reports clients in another way.
@@ -35,13 +38,14 @@ pub(crate) enum Area {
 
 impl Area {
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Data,
         Self::Secret,
         Self::Files,
         Self::Disk,
         Self::UnusedKeys,
         Self::ExpiringKeys,
+        Self::LeakedKeys,
         Self::Policy,
         Self::Proxy,
         Self::Clock,
@@ -61,6 +65,7 @@ impl Area {
             Self::Disk => "disk",
             Self::UnusedKeys => "unused_keys",
             Self::ExpiringKeys => "expiring_keys",
+            Self::LeakedKeys => "leaked_keys",
             Self::Policy => "policy",
             Self::Proxy => "proxy",
             Self::Clock => "clock",

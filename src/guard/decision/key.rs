@@ -15,7 +15,11 @@ use super::proxy;
 use crate::model::{HashedKey, KeyId, Reason, Scope, key_text};
 use crate::policy::RouteRules;
 use crate::store::Rehash;
+#[cfg(feature = "serve")]
+use crate::store::{Resolved, StoreError};
 use crate::sys::Deadline;
+#[cfg(feature = "serve")]
+use crate::sys::block_on;
 
 /// The result of [`find`].
 pub(super) enum Lookup<'h> {
@@ -92,6 +96,22 @@ pub(super) async fn load<H: Headers + ?Sized>(
         }
         None if is_optional => Err(credential::missing(guard, context)),
         None => Err(Reason::MalformedKey),
+    }
+}
+
+/// Returns the key of a text as it is stored, whatever its state. Like in [`load`], malformed texts cause a read
+/// only if they may be keys of the Python package.
+#[cfg(feature = "serve")]
+pub(crate) fn stored_key(guard: &Guard, text: &[u8]) -> Result<Option<Resolved>, StoreError> {
+    let is_well_formed = key_text::is_well_formed(text);
+    let legacy = guard.legacy.as_ref().filter(|_| !is_well_formed);
+    if !is_well_formed && legacy.is_none() {
+        return Ok(None);
+    }
+    let stored = |hash| block_on(guard.store.resolve(&hash, &Deadline::default()).get());
+    match (stored(guard.hasher.hash(text))?, legacy) {
+        (None, Some(hasher)) => stored(hasher.hash(text)),
+        (found, _) => Ok(found),
     }
 }
 
