@@ -72,6 +72,12 @@ enum Subcommands {
     ListKeys(list_keys::Opts),
     /// Change a key
     UpdateKey(update_key::Opts),
+    /// Refuse a key until it is resumed
+    #[command(after_help = suspend_key::EXAMPLES)]
+    SuspendKey(suspend_key::Opts),
+    /// Accept a suspended key again
+    #[command(after_help = resume_key::EXAMPLES)]
+    ResumeKey(resume_key::Opts),
     /// Replace the text of a key; the old text is accepted during a grace period
     RotateKey(rotate_key::Opts),
     /// Revoke a key permanently
@@ -184,6 +190,8 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::CreateKey(opts) => create_key::run(cli, opts),
         Subcommands::ListKeys(opts) => list_keys::run(cli, opts),
         Subcommands::UpdateKey(opts) => update_key::run(cli, opts),
+        Subcommands::SuspendKey(opts) => suspend_key::run(cli, opts),
+        Subcommands::ResumeKey(opts) => resume_key::run(cli, opts),
         Subcommands::RotateKey(opts) => rotate_key::run(cli, opts),
         Subcommands::RevokeKey(opts) => revoke_key::run(cli, opts),
         Subcommands::Stats(opts) => stats::run(cli, &opts),

@@ -191,7 +191,7 @@ pub(crate) trait Store: UsageStore {
     /// are above all imported ones.
     ///
     /// Importing a page again changes nothing, in any order of pages. An imported organization or key
-    /// replaces the existing one, but a revoked key stays revoked. Of credentials, balances and locks
+    /// replaces the existing one, but a suspended or revoked key stays so. Of credentials, balances and locks
     /// on both sides, the stricter or later one stays; of totals, the greater number of each row. See
     /// [`transfer::merge`](super::transfer::merge).
     ///

@@ -166,6 +166,16 @@ fn every_command_has_an_endpoint() {
     assert_eq!(org["status"], "suspended");
     let org = done("POST", "/admin/orgs/1/resume", Value::Null);
     assert_eq!(org["status"], "active");
+    let key = done("POST", "/admin/keys/1/suspend", Value::Null);
+    assert_eq!(
+        (&key["status"], &key["active"]),
+        (&json!("suspended"), &json!(false))
+    );
+    let key = done("POST", "/admin/keys/1/resume", Value::Null);
+    assert_eq!(
+        (&key["status"], &key["active"]),
+        (&json!("active"), &json!(true))
+    );
     let changes = json!({"label": "web", "expires_at": "2027-01-01T00:00:00Z"});
     let key = done("PATCH", "/admin/keys/1", changes);
     assert_eq!(

@@ -176,11 +176,14 @@ fn why_refused<H: ?Sized>(
     is_above.then_some(Reason::CostAboveLimit)
 }
 
-/// Reads the clock in any case, so that the time of a refusal does not tell which of the three it is.
+/// Reads the clock and the record in any case, so that the time of a refusal does not tell which of the four
+/// it is.
 fn why_not_in_force(guard: &Guard, key: &CachedKey) -> Option<Reason> {
     let is_expired = guard.now() >= key.expires_at;
+    let is_revoked = key.record.key.is_revoked();
     match (key.is_active, is_expired, key.is_org_active) {
-        (false, ..) => Some(Reason::RevokedKey),
+        (false, ..) if is_revoked => Some(Reason::RevokedKey),
+        (false, ..) => Some(Reason::SuspendedKey),
         (_, true, _) => Some(Reason::ExpiredKey),
         (.., false) => Some(Reason::SuspendedOrg),
         _ => None,

@@ -6,7 +6,8 @@ use super::operation::Tag;
 use crate::admin::command::{
     Block, Check, CreateOrg, GetIpLimits, GetKey, GetKeyLimits, GetOrg, GetStats, GetUsage,
     ListAudit, ListBlocks, ListKeys, ListOrgs, ListRequests, OverrideLimit, Reload, ResetIp,
-    ResetKey, RestoreLimit, ResumeOrg, RevokeKey, RotateKeyCommand, SuspendOrg, TailUsage, Unblock,
+    ResetKey, RestoreLimit, ResumeKey, ResumeOrg, RevokeKey, RotateKeyCommand, SuspendKey,
+    SuspendOrg, TailUsage, Unblock,
 };
 use crate::admin::{CreateKey, UpdateKey, UpdateOrg};
 
@@ -70,6 +71,14 @@ fn keys() -> Vec<Endpoint> {
             .delete("/admin/keys/{id}")
             .summary("Revoke a key for good")
             .run::<Query<RevokeKey>>(),
+        Tag::Keys
+            .post("/admin/keys/{id}/suspend")
+            .summary("Refuse a key until it is resumed")
+            .run::<Query<SuspendKey>>(),
+        Tag::Keys
+            .post("/admin/keys/{id}/resume")
+            .summary("Accept a suspended key")
+            .run::<Query<ResumeKey>>(),
         Tag::Keys
             .post("/admin/keys/{id}/rotate")
             .summary("Replace the text of a key; the old one is accepted for a while")

@@ -44,7 +44,7 @@ impl Tag {
     pub(super) fn description(self) -> &'static str {
         match self {
             Self::Organizations => "The owners of keys, and the limits that their keys share.",
-            Self::Keys => "Creating, listing, changing, rotating and revoking keys.",
+            Self::Keys => "Creating, listing, changing, suspending, rotating and revoking keys.",
             Self::Limits => "What remains of the limits of a key, resets and overrides.",
             Self::Addresses => "Locks of addresses, and their limits.",
             Self::Usage => "Totals, counts and single requests.",

@@ -144,10 +144,10 @@ pub(super) async fn update_key(
     id: KeyId,
     change: KeyChange,
 ) -> Result<Key, StoreError> {
-    let mut key = key(conn, id).await?;
+    let before = key(conn, id).await?;
+    let mut key = before.clone();
     change.apply(&mut key)?;
-    put_keys(conn, [(&key, None)]).await?;
-    turn.entries.push(FeedEntry::Key(id));
+    put_changed_key(conn, turn, &before, &key).await?;
     Ok(key)
 }
 
@@ -173,15 +173,26 @@ pub(super) async fn revoke_key(
     turn: &mut CommitTurn,
     id: KeyId,
 ) -> Result<Key, StoreError> {
-    let mut key = key(conn, id).await?;
+    let before = key(conn, id).await?;
+    let mut key = before.clone();
     if changes::revoke(&mut key) {
-        put_keys(conn, [(&key, None)]).await?;
-        conn.run(
-            "UPDATE keyguard_state SET active_keys = active_keys - 1",
-            &[],
-        )
-        .await?;
-        turn.entries.push(FeedEntry::Key(id));
+        put_changed_key(conn, turn, &before, &key).await?;
     }
     Ok(key)
+}
+
+async fn put_changed_key(
+    conn: &Conn,
+    turn: &mut CommitTurn,
+    before: &Key,
+    key: &Key,
+) -> Result<(), StoreError> {
+    put_keys(conn, [(key, None)]).await?;
+    let growth = changes::enabled_growth(Some(before), key);
+    if growth != 0 {
+        let sql = "UPDATE keyguard_state SET active_keys = active_keys + $1";
+        conn.run(sql, &[&growth]).await?;
+    }
+    turn.entries.push(FeedEntry::Key(key.id));
+    Ok(())
 }

@@ -140,13 +140,7 @@ pub(super) fn add_credential(
 }
 
 pub(super) fn revoke(txn: &WriteTransaction, id: KeyId) -> Result<Key, StoreError> {
-    let (key, was_active) = change_key(txn, id, |key| Ok(changes::revoke(key)))?;
-    if was_active {
-        update_meta(txn, meta::RECORD_COUNTS, |counts: &mut RecordCounts| {
-            counts.active_keys = counts.active_keys.saturating_sub(1);
-        })?;
-    }
-    Ok(key)
+    change_key(txn, id, |key| Ok(changes::revoke(key))).map(|(key, _)| key)
 }
 
 fn change_key<T>(
@@ -159,6 +153,12 @@ fn change_key<T>(
     let mut key = before.clone();
     let result = change(&mut key)?;
     table.put(Some(&before), &key)?;
+    let growth = changes::enabled_growth(Some(&before), &key);
+    if growth != 0 {
+        update_meta(txn, meta::RECORD_COUNTS, |counts: &mut RecordCounts| {
+            counts.active_keys = counts.active_keys.saturating_add_signed(growth);
+        })?;
+    }
     Ok((with_last_use(&txn.open_table(ACTIVITY)?, key)?, result))
 }
 
@@ -207,8 +207,8 @@ impl<'txn> Keys<'txn> {
     }
 }
 
-/// Revoked keys are not in the index of expiries.
+/// Suspended and revoked keys are not in the index of expiries.
 fn expiry(key: &Key) -> Option<u64> {
-    let expires_at = key.expires_at.filter(|_| !key.is_revoked())?;
+    let expires_at = key.expires_at.filter(|_| key.is_enabled())?;
     Some(expires_at.unix_millis())
 }

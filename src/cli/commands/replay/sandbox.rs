@@ -100,8 +100,10 @@ impl Sandbox {
         let copies = self.guard.admin().create_keys(&requests)?;
         for (KeyReply { key, .. }, copy) in page.iter().zip(copies) {
             let (id, copy) = (key.id, copy.key.id);
-            if key.status == KeyStatus::Revoked {
-                self.guard.admin().revoke_key(copy)?;
+            match key.status {
+                KeyStatus::Revoked => drop(self.guard.admin().revoke_key(copy)?),
+                KeyStatus::Suspended => drop(self.guard.admin().suspend_key(copy)?),
+                KeyStatus::Active | KeyStatus::Expired => {}
             }
             let known = KnownKey { id, copy };
             // An id takes precedence over an equal prefix.

@@ -6,8 +6,8 @@ import { announce, badge, button, choice, fill, h } from "./dom.js";
 import { keyLink, time } from "./format.js";
 import { loadAll, SearchList } from "./lists.js";
 
-const STATUSES = [["", "any"], ["active", "active"], ["expired", "expired"], ["revoked", "revoked"]];
-const KINDS = { active: "good", expired: "warn", revoked: "bad" };
+const STATUSES = [["", "any"], ["active", "active"], ["suspended", "suspended"], ["expired", "expired"], ["revoked", "revoked"]];
+const KINDS = { active: "good", suspended: "warn", expired: "warn", revoked: "bad" };
 
 const EXPIRY = { name: "expires_at", label: "Expires", type: "datetime-local", hint: "Empty for never." };
 
