@@ -18,6 +18,7 @@ mod orgs;
 mod page;
 #[cfg(all(unix, feature = "cli"))]
 pub(crate) mod remote;
+mod search;
 mod shown;
 #[cfg(unix)]
 mod socket;

@@ -55,9 +55,8 @@ enum Subcommands {
     /// Create an organization
     #[command(after_help = create_org::EXAMPLES)]
     CreateOrg(create_org::Opts),
-    /// List all organizations
-    #[command(after_help = list_orgs::EXAMPLES)]
-    ListOrgs,
+    /// List organizations
+    ListOrgs(list_orgs::Opts),
     /// Refuse all keys of an organization until it is resumed
     #[command(after_help = suspend_org::EXAMPLES)]
     SuspendOrg(suspend_org::Opts),
@@ -183,7 +182,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
     match command {
         Subcommands::Init => init::run(cli),
         Subcommands::CreateOrg(opts) => create_org::run(cli, opts),
-        Subcommands::ListOrgs => list_orgs::run(cli),
+        Subcommands::ListOrgs(opts) => list_orgs::run(cli, opts),
         Subcommands::SuspendOrg(opts) => suspend_org::run(cli, opts),
         Subcommands::ResumeOrg(opts) => resume_org::run(cli, opts),
         Subcommands::UpdateOrg(opts) => update_org::run(cli, opts),

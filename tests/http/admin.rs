@@ -176,6 +176,18 @@ fn every_command_has_an_endpoint() {
         (&key["status"], &key["active"]),
         (&json!("active"), &json!(true))
     );
+    let found = |target: &str| done("GET", target, Value::Null).as_array().unwrap().len();
+    assert_eq!(found("/admin/keys?search=SHO&org=acme"), 1);
+    assert_eq!(found("/admin/keys?search=AC"), 1);
+    assert_eq!(found("/admin/keys?search=SHO&after=1"), 0);
+    assert_eq!(found("/admin/keys?search=x"), 0);
+    assert_eq!(
+        (
+            found("/admin/orgs?search=Ac"),
+            found("/admin/orgs?search=x")
+        ),
+        (1, 0)
+    );
     let changes = json!({"label": "web", "expires_at": "2027-01-01T00:00:00Z"});
     let key = done("PATCH", "/admin/keys/1", changes);
     assert_eq!(

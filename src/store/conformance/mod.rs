@@ -49,6 +49,7 @@ macro_rules! conforms {
             keys_are_created_all_or_none
             listings_are_paged
             keys_are_found_by_prefix
+            searches_find_parts_of_names_and_ids
             updates_change_only_named_fields
             rotation_keeps_the_key_and_retires_other_credentials
             expired_keys_are_counted_apart_and_extended_only_explicitly

@@ -10,7 +10,9 @@ use super::records::{insert_credentials, put_keys, put_orgs, require_orgs};
 use super::rows::{self, at_most, key_columns, org_columns, select_keys, select_orgs};
 use crate::input::text;
 use crate::model::{Key, KeyId, Org, OrgId};
-use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError, changes};
+use crate::store::{
+    KeyChange, NewCredential, NewKey, OrgChange, Rotation, Search, StoreError, changes,
+};
 use crate::time::Timestamp;
 
 pub(super) async fn create_org(
@@ -56,6 +58,28 @@ pub(super) async fn orgs(
         )
         .await?;
     rows.iter().map(|row| rows::org(row, 0)).collect()
+}
+
+pub(super) async fn search_orgs(conn: &Conn, search: &Search) -> Result<Vec<Org>, StoreError> {
+    let [first, last, id] = searched_ids(search);
+    let rows = conn
+        .rows(
+            // In the collation C, `lower` changes only the letters A to Z.
+            select_orgs!(
+                "o.id BETWEEN $1 AND $2 AND (o.id = $3 OR strpos(lower(o.name COLLATE \"C\"), $4) > 0) \
+                 ORDER BY o.id LIMIT $5"
+            ),
+            &[&first, &last, &id, &search.text.as_str(), &at_most(search.limit)],
+        )
+        .await?;
+    rows.iter().map(|row| rows::org(row, 0)).collect()
+}
+
+/// The first and the last id to look at, and the one that is looked for, or 0, which is none.
+fn searched_ids(search: &Search) -> [i64; 3] {
+    let (first, last) = search.ids.clone().into_inner();
+    let wanted = search.text.id().unwrap_or_default();
+    [first, last, wanted].map(|id| i64::try_from(id).unwrap_or(i64::MAX))
 }
 
 pub(super) async fn update_org(
@@ -125,6 +149,36 @@ pub(super) async fn keys(
         org(conn, of).await?;
     }
     found.iter().map(|row: &Row| rows::key(row, 0)).collect()
+}
+
+pub(super) async fn search_keys(
+    conn: &Conn,
+    search: &Search,
+    of: Option<OrgId>,
+) -> Result<Vec<Key>, StoreError> {
+    let [first, last, id] = searched_ids(search);
+    let of = of.map(|id| id.0 as i64);
+    let found = conn
+        .rows(
+            select_keys!(
+                "k.id BETWEEN $1 AND $2 AND ($6::bigint IS NULL OR k.org_id = $6) AND (k.id = $3 \
+                 OR strpos(lower(k.label COLLATE \"C\"), $4) > 0 \
+                 OR strpos(lower(k.prefix COLLATE \"C\"), $4) > 0 \
+                 OR k.org_id IN (SELECT id FROM organizations \
+                                 WHERE strpos(lower(name COLLATE \"C\"), $4) > 0)) \
+                 ORDER BY k.id LIMIT $5"
+            ),
+            &[
+                &first,
+                &last,
+                &id,
+                &search.text.as_str(),
+                &at_most(search.limit),
+                &of,
+            ],
+        )
+        .await?;
+    found.iter().map(|row| rows::key(row, 0)).collect()
 }
 
 pub(super) async fn keys_with_prefix(

@@ -67,7 +67,7 @@ impl Sandbox {
 
     fn copy_all(&mut self, connection: &mut GuardConnection) -> Result<(), CliError> {
         let mut suspended = Vec::new();
-        for listed in pages::orgs(connection) {
+        for listed in pages::orgs(connection, None) {
             let org = listed?.org;
             let id = self.guard.admin().create_org(&org.name)?.id;
             let change = UpdateOrg::new(id).limits(org.limits);
@@ -76,7 +76,7 @@ impl Sandbox {
                 suspended.push(id);
             }
         }
-        for page in pages::keys(connection, None) {
+        for page in pages::keys(connection, None, None) {
             self.copy_keys(&page?)?;
         }
         for id in suspended {
