@@ -39,7 +39,7 @@ impl Admin {
         };
         let next = |after| {
             let next = store.keys(org, Some(KeyId(after)), 1)?.pop();
-            Ok(next.map(|key| key.id.0))
+            Ok::<_, StoreError>(next.map(|key| key.id.0))
         };
         self.shown(search_all(page.after.map(|id| id.0), search, next)?)
     }
@@ -58,7 +58,7 @@ impl Admin {
         };
         let next = |after| {
             let next = store.orgs(Some(OrgId(after)), 1)?.pop();
-            Ok(next.map(|org| org.id.0))
+            Ok::<_, StoreError>(next.map(|org| org.id.0))
         };
         search_all(page.after.map(|id| id.0), search, next)
     }

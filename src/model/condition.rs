@@ -7,6 +7,7 @@ use super::KeyId;
 /// The part of an installation that a condition is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) enum Area {
     /// The data file or database cannot be used, or refuses changes.
     Data,
@@ -79,6 +80,7 @@ impl Area {
 
 /// A condition that needs an administrator's attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct Condition {
     pub(crate) area: Area,
     pub(crate) problem: String,

@@ -160,6 +160,10 @@ fn every_command_has_an_endpoint() {
         json!({"org_name": "acme", "label": "shop"}),
     );
     assert_eq!(done("GET", "/admin/orgs/1", Value::Null)["name"], "acme");
+    let diagnosis = done("GET", "/admin/diagnosis?unused_for=0", Value::Null);
+    let unused = diagnosis["conditions"].as_array().unwrap().iter();
+    let mut unused = unused.filter(|condition| condition["area"] == "unused_keys");
+    assert_eq!(unused.next().unwrap()["key"], 1);
     let org = done("PATCH", "/admin/orgs/1", json!({"limits": ["9/s"]}));
     assert_eq!(org["limits"], json!(["9/s"]));
     let org = done("POST", "/admin/orgs/1/suspend", Value::Null);

@@ -101,6 +101,9 @@ fn administrator_suspends_rotates_overrides_and_unlocks() {
     // Credits, since nothing then depends on the time.
     let key = CreateKey::new("acme", "shop").limits(["2 credits"]);
     let key = kg.admin().create_key(key).unwrap();
+    let soon = SystemTime::now() + Duration::from_secs(3 * 86_400);
+    let expiring = CreateKey::new("acme", "till").expires_at(Timestamp::from(soon));
+    kg.admin().create_key(expiring).unwrap();
     let day: LockDuration = "7d".parse().unwrap();
     let locked: ClientIp = "198.51.100.23".parse().unwrap();
     kg.admin().block(locked, None, day).unwrap();
@@ -120,6 +123,7 @@ fn administrator_suspends_rotates_overrides_and_unlocks() {
     let warnings = &stats_of(&server)["warnings"];
     assert_eq!(warnings.as_array().unwrap().len(), 1, "{warnings}");
     browser.wait_for_text(warnings[0].as_str().unwrap());
+    browser.wait_for_text("key 2 `till` expires at");
 
     // The service searches.
     browser.press("Keys");

@@ -164,8 +164,9 @@ fn a_reported_key_is_revoked_and_no_other() {
 
     assert_eq!(status_of(&server, text(leaked)), 401);
     assert_eq!(status_of(&server, text(safe)), 200);
-    let [entry] = &entries(&server)[..] else {
-        panic!("{:?}", entries(&server));
+    let entered = entries(&server);
+    let [entry] = entered.as_slice() else {
+        panic!("{entered:?}");
     };
     assert_eq!(entry["action"], "revoke_key");
     assert_eq!(entry["subject"], leaked.key.id.0);
@@ -213,25 +214,30 @@ fn without_a_valid_signature_every_request_gets_the_same_refusal() {
         fields
     };
     for (what, name, signature, body) in [
-        ("a stranger", "other", stranger.signature(&body), &*body),
+        (
+            "a stranger",
+            "other",
+            stranger.signature(&body),
+            body.as_str(),
+        ),
         (
             "the name of another",
             "one",
             stranger.signature(&body),
-            &body,
+            body.as_str(),
         ),
         (
             "the signature of another report",
             "one",
             signature.clone(),
-            &of_foreign,
+            of_foreign.as_str(),
         ),
-        ("another space", "one", signature.clone(), &spaced),
-        ("another name", "two", signature.clone(), &body),
-        ("no name", "", signature.clone(), &body),
-        ("no signature", "one", String::new(), &body),
-        ("no base64", "one", "?".into(), &body),
-        ("no DER", "one", STANDARD.encode("?"), &body),
+        ("another space", "one", signature.clone(), spaced.as_str()),
+        ("another name", "two", signature.clone(), body.as_str()),
+        ("no name", "", signature.clone(), body.as_str()),
+        ("no signature", "one", String::new(), body.as_str()),
+        ("no base64", "one", "?".into(), body.as_str()),
+        ("no DER", "one", STANDARD.encode("?"), body.as_str()),
         ("no JSON", "one", signature.clone(), "?"),
         ("nothing", "one", signature.clone(), ""),
     ] {
@@ -355,8 +361,9 @@ fn sighup_reads_the_keys_of_the_reporters_again() {
     let hangup = || kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
     assert_eq!((status(&old), status(&new)), (200, 401));
     // Reporters replace their keys.
-    let [unknown] = &warnings(&server)[..] else {
-        panic!("{:?}", warnings(&server));
+    let warned = warnings(&server);
+    let [unknown] = warned.as_slice() else {
+        panic!("{warned:?}");
     };
     assert!(
         unknown.contains("`leak-keys.json` does not have the key"),

@@ -4,9 +4,9 @@ use super::endpoint::Endpoint;
 use super::input::{Json, Query};
 use super::operation::Tag;
 use crate::admin::command::{
-    Block, Check, CreateOrg, GetIpLimits, GetKey, GetKeyLimits, GetOrg, GetStats, GetUsage,
-    ListAudit, ListBlocks, ListKeys, ListOrgs, ListRequests, OverrideLimit, Reload, ResetIp,
-    ResetKey, RestoreLimit, ResumeKey, ResumeOrg, RevokeKey, RotateKeyCommand, SuspendKey,
+    Block, Check, CreateOrg, Diagnose, GetIpLimits, GetKey, GetKeyLimits, GetOrg, GetStats,
+    GetUsage, ListAudit, ListBlocks, ListKeys, ListOrgs, ListRequests, OverrideLimit, Reload,
+    ResetIp, ResetKey, RestoreLimit, ResumeKey, ResumeOrg, RevokeKey, RotateKeyCommand, SuspendKey,
     SuspendOrg, TailUsage, Unblock,
 };
 use crate::admin::{CreateKey, UpdateKey, UpdateOrg};
@@ -158,6 +158,10 @@ fn others() -> Vec<Endpoint> {
             .summary("List administrative changes, the latest first")
             .paged_by("before")
             .run::<Query<ListAudit>>(),
+        Tag::Service
+            .get("/admin/diagnosis")
+            .summary("Show warnings, weak points, and keys that are unused or expire soon")
+            .run::<Query<Diagnose>>(),
         Tag::Decisions
             .post("/admin/check")
             .summary("Show the decision about a request without consuming anything")

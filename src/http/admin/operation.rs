@@ -49,7 +49,7 @@ impl Tag {
             Self::Addresses => "Locks of addresses, and their limits.",
             Self::Usage => "Totals, counts and single requests.",
             Self::Decisions => "Decisions about requests.",
-            Self::Service => "The audit log and the policy.",
+            Self::Service => "The audit log, the policy and the condition of the service.",
         }
     }
 
