@@ -96,7 +96,10 @@ fn keys(dir: &Path, labels: &[&str]) -> Vec<CreatedKey> {
 
 fn serve_for(reporter: &Reporter, dir: &Path, more: &[&str]) -> Server {
     Reporter::list(dir, &[reporter]);
-    serve(dir, &[&["--leak-keys", "leak-keys.json"], more].concat())
+    serve(
+        dir,
+        &[&["--leak-keys", "leak-keys.json"][..], more].concat(),
+    )
 }
 
 fn text(key: &CreatedKey) -> &str {
@@ -414,7 +417,7 @@ fn the_endpoint_is_there_only_for_reporters_of_a_file() {
     );
     drop(server);
 
-    let error = |arguments: &[&str]| refused(dir.path(), &[&["serve"], arguments].concat());
+    let error = |arguments: &[&str]| refused(dir.path(), &[&["serve"][..], arguments].concat());
     let absent = error(&["--leak-keys", "absent.json"]);
     assert!(absent.contains("--leak-keys: `absent.json`: "), "{absent}");
     fs::write(dir.path().join("leak-keys.json"), "{\"public_keys\":[]}").unwrap();

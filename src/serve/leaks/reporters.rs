@@ -221,7 +221,7 @@ mod tests {
             &[(IDENTIFIER, ""), (SIGNATURE, SIGNED)],
             &[(IDENTIFIER, "one"), (SIGNATURE, "")],
             &[(IDENTIFIER, "one"), (SIGNATURE, "no base64")],
-            &[(IDENTIFIER, "one"), (SIGNATURE, &altered)],
+            &[(IDENTIFIER, "one"), (SIGNATURE, altered.as_str())],
             &twice,
             &[
                 (IDENTIFIER, "one"),
