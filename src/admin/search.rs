@@ -83,7 +83,9 @@ fn search_all<T>(
     search: impl Fn(RangeInclusive<u64>) -> Result<Vec<T>, StoreError>,
     next: impl Fn(u64) -> Result<Option<u64>, StoreError>,
 ) -> Result<Vec<T>, AdminError> {
-    let mut first = after.unwrap_or_default().saturating_add(1);
+    let Some(mut first) = after.unwrap_or_default().checked_add(1) else {
+        return Ok(Vec::new());
+    };
     for _ in 0..READINGS {
         let last = first.saturating_add(AT_ONCE - 1);
         let found = search(first..=last)?;

@@ -161,12 +161,12 @@ fn administrator_suspends_rotates_overrides_and_unlocks() {
         browser.run(&format!("{button}.click()"));
     };
     assert_eq!(reason(new, client), "credits_exhausted");
-    click("Override 2 credits");
+    click("Override credits");
     browser.press_in_dialog("Override");
-    browser.wait_for("document.querySelector('[aria-label=\"Restore 2 credits\"]')");
+    browser.wait_for("document.querySelector('[aria-label=\"Restore credits\"]')");
     assert_eq!(reason(new, client), Value::Null);
-    click("Restore 2 credits");
-    browser.wait_for("document.querySelector('[aria-label=\"Override 2 credits\"]')");
+    click("Restore credits");
+    browser.wait_for("document.querySelector('[aria-label=\"Override credits\"]')");
     assert_eq!(reason(new, client), "credits_exhausted");
 
     let locked = locked.to_string();

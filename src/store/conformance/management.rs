@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::{Key, KeyId, LimitOverride, OrgId, OrgStatus};
 use crate::store::{
-    KeyChange, NewCredential, NewKey, NewOverride, OrgChange, Search, SearchText, Store, StoreError,
+    KeyChange, NewCredential, NewKey, NewOverride, OrgChange, Search, SearchText, StoreError,
 };
 use crate::time::Timestamp;
 
