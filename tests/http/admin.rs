@@ -268,7 +268,7 @@ fn every_command_has_an_endpoint() {
         .iter()
         .map(|e| &e["action"])
         .collect();
-    assert_eq!(actions.len(), 16);
+    assert_eq!(actions.len(), 18);
     assert_eq!(actions[0], "revoke_key");
     assert!(
         log.as_array()
