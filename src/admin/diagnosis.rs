@@ -12,6 +12,7 @@ use crate::time::Timestamp;
 
 /// What a guard knows about its own condition.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct Diagnosis {
     /// The policy file, if there is one.
     pub(crate) policy_file: Option<String>,

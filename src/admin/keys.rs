@@ -147,6 +147,7 @@ impl Admin {
             limits: request.limits.as_deref().map(limits).transpose()?,
             allowed_ips: request.allowed_ips.as_ref().map(allowed_ips).transpose()?,
             limit_override: None,
+            suspended: None,
             expires_at: request.expires_at,
             unless_expired_at: (request.expires_at.is_some() && !request.reactivate)
                 .then(|| self.guard.now()),
@@ -236,6 +237,35 @@ impl Admin {
         let audit = self.audit_context("revoke_key", Some(id.0), json!({}));
         let revoke = |store: &dyn Store| store.revoke_key(id, &audit);
         Ok(self.shown_after_change(self.guard.change_key(id, revoke)?))
+    }
+
+    /// Refuses a key until [`Admin::resume_key`]. Requests get the same response as with a revoked key.
+    ///
+    /// # Errors
+    /// [`AdminError::KeyNotFound`]; [`AdminError::KeyRevoked`].
+    pub fn suspend_key(&self, id: KeyId) -> Result<Key, AdminError> {
+        self.set_suspended(id, true, "suspend_key")
+    }
+
+    /// Accepts a suspended key again, unless it has expired meanwhile.
+    ///
+    /// # Errors
+    /// [`AdminError::KeyNotFound`]; [`AdminError::KeyRevoked`].
+    pub fn resume_key(&self, id: KeyId) -> Result<Key, AdminError> {
+        self.set_suspended(id, false, "resume_key")
+    }
+
+    fn set_suspended(
+        &self,
+        id: KeyId,
+        suspended: bool,
+        action: &'static str,
+    ) -> Result<Key, AdminError> {
+        let change = KeyChange {
+            suspended: Some(suspended),
+            ..KeyChange::default()
+        };
+        self.change_key(id, change, action, json!({}))
     }
 
     /// Stores a change, and puts it in force.

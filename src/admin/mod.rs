@@ -10,12 +10,15 @@ mod failure;
 mod ip_target;
 mod key_requests;
 mod keys;
+#[cfg(feature = "serve")]
+mod leaks;
 mod limits;
 mod locks;
 mod orgs;
 mod page;
 #[cfg(all(unix, feature = "cli"))]
 pub(crate) mod remote;
+mod search;
 mod shown;
 #[cfg(unix)]
 mod socket;
@@ -40,6 +43,8 @@ pub use self::usage::{ListUsage, UsageReport, UsageRow, UsageValue, UsedKey};
 
 pub(crate) use self::actor::AuditActor;
 pub(crate) use self::failure::{Failure, FailureCode};
+#[cfg(feature = "serve")]
+pub(crate) use self::leaks::{Leak, OnLeak};
 #[cfg(unix)]
 pub(crate) use self::socket::SocketServer;
 #[cfg(all(unix, feature = "cli"))]

@@ -17,7 +17,7 @@ pub struct Stats {
     pub organizations: u64,
     /// Keys, including revoked ones.
     pub total_keys: u64,
-    /// Keys that are neither revoked nor expired.
+    /// Keys that are neither suspended, revoked nor expired.
     pub active_keys: u64,
     /// Requests ever recorded, including refused ones.
     pub requests: u64,

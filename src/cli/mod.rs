@@ -55,9 +55,8 @@ enum Subcommands {
     /// Create an organization
     #[command(after_help = create_org::EXAMPLES)]
     CreateOrg(create_org::Opts),
-    /// List all organizations
-    #[command(after_help = list_orgs::EXAMPLES)]
-    ListOrgs,
+    /// List organizations
+    ListOrgs(list_orgs::Opts),
     /// Refuse all keys of an organization until it is resumed
     #[command(after_help = suspend_org::EXAMPLES)]
     SuspendOrg(suspend_org::Opts),
@@ -72,6 +71,12 @@ enum Subcommands {
     ListKeys(list_keys::Opts),
     /// Change a key
     UpdateKey(update_key::Opts),
+    /// Refuse a key until it is resumed
+    #[command(after_help = suspend_key::EXAMPLES)]
+    SuspendKey(suspend_key::Opts),
+    /// Accept a suspended key again
+    #[command(after_help = resume_key::EXAMPLES)]
+    ResumeKey(resume_key::Opts),
     /// Replace the text of a key; the old text is accepted during a grace period
     RotateKey(rotate_key::Opts),
     /// Revoke a key permanently
@@ -177,13 +182,15 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
     match command {
         Subcommands::Init => init::run(cli),
         Subcommands::CreateOrg(opts) => create_org::run(cli, opts),
-        Subcommands::ListOrgs => list_orgs::run(cli),
+        Subcommands::ListOrgs(opts) => list_orgs::run(cli, opts),
         Subcommands::SuspendOrg(opts) => suspend_org::run(cli, opts),
         Subcommands::ResumeOrg(opts) => resume_org::run(cli, opts),
         Subcommands::UpdateOrg(opts) => update_org::run(cli, opts),
         Subcommands::CreateKey(opts) => create_key::run(cli, opts),
         Subcommands::ListKeys(opts) => list_keys::run(cli, opts),
         Subcommands::UpdateKey(opts) => update_key::run(cli, opts),
+        Subcommands::SuspendKey(opts) => suspend_key::run(cli, opts),
+        Subcommands::ResumeKey(opts) => resume_key::run(cli, opts),
         Subcommands::RotateKey(opts) => rotate_key::run(cli, opts),
         Subcommands::RevokeKey(opts) => revoke_key::run(cli, opts),
         Subcommands::Stats(opts) => stats::run(cli, &opts),

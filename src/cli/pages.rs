@@ -6,7 +6,7 @@ use super::connection::GuardConnection;
 use super::error::CliError;
 use super::settings::Cli;
 use crate::admin::Failure;
-use crate::admin::command::{Command, KeyReply, ListKeys, ListOrgs, OrgReply, Rows};
+use crate::admin::command::{Command, KeyReply, ListKeys, ListOrgs, OrgReply};
 
 impl Cli {
     /// Reads a list over a connection that ends before anything is printed: standard output may block, and
@@ -19,30 +19,34 @@ impl Cli {
     }
 }
 
-/// Returns all organizations.
+/// Returns all organizations, or those that a search finds.
 pub(super) fn orgs(
     connection: &mut GuardConnection,
+    search: Option<String>,
 ) -> impl Iterator<Item = Result<OrgReply, Failure>> {
     items(pages(
         connection,
         |listed: &OrgReply| listed.org.id,
-        |after| ListOrgs {
+        move |after| ListOrgs {
+            search: search.clone(),
             after,
-            limit: Rows::default(),
+            ..ListOrgs::default()
         },
     ))
 }
 
-/// Returns the pages of all keys, or of those of an organization.
+/// Returns the pages of all keys, or of those of an organization, or of those that a search finds.
 pub(super) fn keys(
     connection: &mut GuardConnection,
     org: Option<String>,
+    search: Option<String>,
 ) -> impl Iterator<Item = Result<Vec<KeyReply>, Failure>> {
     pages(
         connection,
         |listed: &KeyReply| listed.key.id,
         move |after| ListKeys {
             org: org.clone(),
+            search: search.clone(),
             after,
             ..ListKeys::default()
         },

@@ -24,6 +24,7 @@ pub(crate) struct CachedKey {
     /// The fingerprint of the text that it was found by.
     pub(super) fingerprint: Fingerprint,
     pub(super) freshness: Freshness,
+    /// Whether the key is neither suspended nor revoked.
     pub(super) is_active: bool,
     pub(super) is_org_active: bool,
     /// Whether only some addresses may use the key.
@@ -117,7 +118,7 @@ impl Guard {
             freshness: self.revisions.freshness(read_at, key.id, org.id),
             key_id: key.id,
             org_id: org.id,
-            is_active: !key.is_revoked(),
+            is_active: key.is_enabled(),
             is_org_active: org.status == OrgStatus::Active,
             is_permanent: expires_at.is_none() && reload_at.is_none(),
             expires_at: expires_at.unwrap_or(Timestamp::MAX),

@@ -304,7 +304,8 @@ fn detail(reason: Reason) -> &'static str {
         | Reason::UnknownKey
         | Reason::RevokedKey
         | Reason::ExpiredKey
-        | Reason::SuspendedOrg => "The API key is not valid.",
+        | Reason::SuspendedOrg
+        | Reason::SuspendedKey => "The API key is not valid.",
         Reason::AmbiguousKey => "Two different API keys were sent; send one.",
         Reason::RepeatedHeader => "The key header was sent more than once.",
         Reason::OversizedKey => "The key header is longer than any API key.",

@@ -47,7 +47,7 @@ pub(crate) use self::cached_key::rules;
 pub(crate) use self::decision::require_unlocked;
 pub(crate) use self::decision::{KeySource, check_ip, client_ip, decide, decide_async, preview};
 #[cfg(feature = "serve")]
-pub(crate) use self::decision::{named_by_proxy, refuse_unreadable};
+pub(crate) use self::decision::{named_by_proxy, refuse_unreadable, stored_key};
 #[cfg(feature = "http")]
 pub(crate) use self::fields::LimitFields;
 #[cfg(feature = "serve")]
@@ -63,9 +63,9 @@ pub(crate) use self::secret_review::SECRET_ARGUMENT;
 pub(crate) use self::storage::Storage;
 #[cfg(feature = "cli")]
 pub(crate) use self::storage::{exposure_warning, followed, is_server};
-#[cfg(feature = "serve")]
-pub(crate) use self::warnings::Topic;
 pub(crate) use self::warnings::Warnings;
+#[cfg(feature = "serve")]
+pub(crate) use self::warnings::{Topic, WarningKind};
 
 use self::cached_key::GrantBackends;
 use self::key_cache::KeyCache;

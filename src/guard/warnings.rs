@@ -89,6 +89,9 @@ pub(crate) enum WarningKind {
     /// The admin key is guessed.
     #[cfg(feature = "http")]
     AdminKey,
+    /// A key was found in public.
+    #[cfg(feature = "serve")]
+    LeakedKey,
 }
 
 impl WarningKind {
@@ -110,6 +113,8 @@ impl WarningKind {
             Self::TrustedProxy | Self::PrivatePeer | Self::FoundProxy | Self::LockedProxy => {
                 Area::Proxy
             }
+            #[cfg(feature = "serve")]
+            Self::LeakedKey => Area::LeakedKeys,
         }
     }
 
@@ -126,6 +131,8 @@ impl WarningKind {
             Self::LockedProxy => {
                 "further addresses, not shown, are locked out and name other clients"
             }
+            #[cfg(feature = "serve")]
+            Self::LeakedKey => "further keys, not shown, were found in public",
         }
     }
 }
@@ -143,6 +150,9 @@ pub(crate) enum Topic {
     /// Scheduled backups.
     #[cfg(feature = "serve")]
     Backup,
+    /// The keys that sign reports of leaked keys.
+    #[cfg(feature = "serve")]
+    LeakKeys,
     /// Steps of the calendar clock.
     Clock,
 }
@@ -156,6 +166,8 @@ impl Topic {
             Self::Sink => Area::Usage,
             #[cfg(feature = "serve")]
             Self::Backup => Area::Data,
+            #[cfg(feature = "serve")]
+            Self::LeakKeys => Area::LeakedKeys,
             Self::Clock => Area::Clock,
         }
     }

@@ -41,6 +41,20 @@ fn is_blank(c: char) -> bool {
     c == '\u{2800}' || skeleton(c.encode_utf8(&mut [0; 4])).is_empty()
 }
 
+/// Returns a text for one line of a terminal or a log, with at most `most` characters. Hidden characters are
+/// escaped; a text that is cut ends with `…`.
+pub(crate) fn escaped(text: &str, most: usize) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for (number, c) in text.chars().enumerate() {
+        if number == most {
+            escaped.push('…');
+            break;
+        }
+        push_escaped(&mut escaped, c);
+    }
+    escaped
+}
+
 /// Adds a character to a text for one line of a terminal or a log: as an escape if it is hidden.
 pub(crate) fn push_escaped(text: &mut String, c: char) {
     match c {
@@ -78,6 +92,12 @@ pub(crate) fn with_commas(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Returns bytes as hexadecimal digits.
+#[cfg(feature = "serve")]
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a text consists of visible ASCII characters, spaces and line breaks, as almost every text does.

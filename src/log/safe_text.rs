@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use crate::input::text::push_escaped;
+use crate::input::text::escaped;
 use crate::model::key_words::without_keys;
 
 /// The largest number of characters. The longest texts are warnings about policies.
@@ -10,16 +10,7 @@ const MAX_CHARS: usize = 2_048;
 
 /// Shortens what may be a key, escapes hidden characters, and cuts long texts.
 pub(super) fn safe_text(text: &str) -> String {
-    let text = without_keys(text);
-    let mut safe = String::with_capacity(text.len());
-    for (number, c) in text.chars().enumerate() {
-        if number == MAX_CHARS {
-            safe.push('…');
-            break;
-        }
-        push_escaped(&mut safe, c);
-    }
-    safe
+    escaped(&without_keys(text), MAX_CHARS)
 }
 
 /// Makes all strings in a value safe. The names of fields are those of this crate.

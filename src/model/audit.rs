@@ -16,7 +16,7 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// The actor: the name given to [`Admin::acting_as`](crate::Admin::acting_as), `program` for the
     /// process that opened the file, `user N` for a system user, `admin key` for requests with the
-    /// admin key.
+    /// admin key, `leak report` for a key that was found in public.
     #[cfg_attr(feature = "openapi", schema(example = "admin key"))]
     pub actor: String,
     /// Address of the actor.

@@ -7,6 +7,7 @@ use super::KeyId;
 /// The part of an installation that a condition is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) enum Area {
     /// The data file or database cannot be used, or refuses changes.
     Data,
@@ -19,6 +20,9 @@ pub(crate) enum Area {
     Disk,
     UnusedKeys,
     ExpiringKeys,
+    /// Keys were found in public, or reports of such finds cannot be checked.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    LeakedKeys,
     /// The policy is invalid, or has rules without effect.
     Policy,
     /// A proxy is not trusted, or reports clients in another way.
@@ -35,13 +39,14 @@ pub(crate) enum Area {
 
 impl Area {
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Data,
         Self::Secret,
         Self::Files,
         Self::Disk,
         Self::UnusedKeys,
         Self::ExpiringKeys,
+        Self::LeakedKeys,
         Self::Policy,
         Self::Proxy,
         Self::Clock,
@@ -61,6 +66,7 @@ impl Area {
             Self::Disk => "disk",
             Self::UnusedKeys => "unused_keys",
             Self::ExpiringKeys => "expiring_keys",
+            Self::LeakedKeys => "leaked_keys",
             Self::Policy => "policy",
             Self::Proxy => "proxy",
             Self::Clock => "clock",
@@ -74,6 +80,7 @@ impl Area {
 
 /// A condition that needs an administrator's attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub(crate) struct Condition {
     pub(crate) area: Area,
     pub(crate) problem: String,

@@ -17,6 +17,8 @@ use crate::time::Timestamp;
 pub enum KeyStatus {
     /// Accepted, unless its organization is suspended.
     Active,
+    /// Refused until it is resumed, whether it has expired or not.
+    Suspended,
     /// Past its expiry time.
     Expired,
     /// Revoked permanently.
@@ -28,16 +30,9 @@ impl KeyStatus {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Suspended => "suspended",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
-        }
-    }
-
-    /// The stored status, which does not consider expiry.
-    pub(crate) fn stored(active: bool) -> Self {
-        match active {
-            true => Self::Active,
-            false => Self::Revoked,
         }
     }
 }
@@ -94,13 +89,18 @@ impl Key {
         self.status == KeyStatus::Revoked
     }
 
+    /// Whether it is neither suspended nor revoked; it may have expired.
+    pub(crate) fn is_enabled(&self) -> bool {
+        !matches!(self.status, KeyStatus::Suspended | KeyStatus::Revoked)
+    }
+
     pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
     }
 
     /// The key with its status at `now`.
     pub(crate) fn at(mut self, now: Timestamp) -> Self {
-        if !self.is_revoked() {
+        if self.is_enabled() {
             self.status = match self.is_expired(now) {
                 true => KeyStatus::Expired,
                 false => KeyStatus::Active,

@@ -62,6 +62,8 @@ codes! {
         InvalidClientIp = 22, "invalid_client_ip";
         /// The path has too many readings to be matched with the policy or with a lock of the address.
         UnreadablePath = 23, "unreadable_path";
+        /// The key is suspended.
+        SuspendedKey = 24, "suspended_key";
     }
 }
 
@@ -77,7 +79,8 @@ impl Reason {
             | Self::UnknownKey
             | Self::RevokedKey
             | Self::ExpiredKey
-            | Self::SuspendedOrg => 401,
+            | Self::SuspendedOrg
+            | Self::SuspendedKey => 401,
             Self::AmbiguousKey
             | Self::RepeatedHeader
             | Self::OversizedKey

@@ -16,6 +16,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::error::ServeError;
+use super::leaks::LeakReports;
 use super::listen::{Listener, Stream};
 use super::otlp::Tracer;
 use super::routes::Routes;
@@ -37,12 +38,13 @@ impl Connections {
         guard: &KeyGuard,
         settings: &Settings,
         tracer: Tracer,
+        leaks: Option<Arc<LeakReports>>,
     ) -> Result<Self, ServeError> {
         let tls = settings.tls.as_ref();
         let permits = settings.max_connections.get().min(Semaphore::MAX_PERMITS);
         Ok(Self {
             guard: guard.clone(),
-            routes: Arc::new(Routes::new(guard.clone(), settings, tracer)),
+            routes: Arc::new(Routes::new(guard.clone(), settings, tracer, leaks)),
             tls: tls
                 .map(|tls| tls.acceptor().map_err(ServeError::Tls))
                 .transpose()?,

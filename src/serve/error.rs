@@ -21,6 +21,8 @@ pub(crate) enum ServeError {
     BackupDir { dir: PathBuf, source: io::Error },
     #[error("--backup-dir: a database has no data file; use `pg_dump`")]
     NoDataFile,
+    #[error("--leak-keys: {0}")]
+    LeakKeys(String),
     #[error("the server cannot start: {0}")]
     Start(#[from] io::Error),
     #[error("usage could not be stored and was lost: {0}")]

@@ -7,6 +7,8 @@ mod decision_times;
 mod demo;
 mod error;
 mod forward_auth;
+mod hangup;
+mod leaks;
 mod listen;
 mod metrics;
 #[cfg(not(feature = "otlp"))]

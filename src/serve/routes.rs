@@ -1,6 +1,7 @@
 //! The paths of the server.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 
 use super::decision_times::{DecisionTimes, Endpoint};
+use super::leaks::{self, LeakReports};
 use super::otlp::{Tracer, trace_id};
 use super::settings::Settings;
 use super::{check, forward_auth, metrics, readiness};
@@ -28,14 +30,23 @@ pub(super) struct Routes {
     trusted: CidrSet,
     decision_times: DecisionTimes,
     tracer: Tracer,
+    /// `None` if no reports of leaked keys are accepted.
+    leaks: Option<Arc<LeakReports>>,
     logs_requests: bool,
     max_body_bytes: usize,
     timeout: Duration,
 }
 
 impl Routes {
-    pub(super) fn new(guard: KeyGuard, settings: &Settings, tracer: Tracer) -> Self {
-        let admin = AdminService::documenting(guard.clone(), &[check::operation()])
+    pub(super) fn new(
+        guard: KeyGuard,
+        settings: &Settings,
+        tracer: Tracer,
+        leaks: Option<Arc<LeakReports>>,
+    ) -> Self {
+        let of_leaks = leaks.is_some().then(LeakReports::operation);
+        let operations: Vec<_> = [check::operation()].into_iter().chain(of_leaks).collect();
+        let admin = AdminService::documenting(guard.clone(), &operations)
             .hosts(settings.hosts.iter().cloned())
             .max_body_bytes(settings.max_body);
         Self {
@@ -44,6 +55,7 @@ impl Routes {
             trusted: settings.trust.clone(),
             decision_times: DecisionTimes::new(),
             tracer,
+            leaks,
             logs_requests: settings.log_requests,
             max_body_bytes: settings.max_body,
             timeout: settings.timeout,
@@ -82,6 +94,14 @@ impl Routes {
     async fn route(&self, request: Request<Incoming>, peer: ClientIp) -> HttpResult {
         const GET: &[Method] = &[Method::GET, Method::HEAD];
 
+        if let Some(leaks) = &self.leaks
+            && request.uri().path() == leaks::PATH
+        {
+            require_method(&request, &[Method::POST])?;
+            let (parts, body) = request.into_parts();
+            let body = self.read(body).await?;
+            return leaks.respond(&parts, &body, peer).await;
+        }
         match request.uri().path() {
             "/healthz" => {
                 require_method(&request, GET)?;

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::backups::Backups;
 use super::connections::Connections;
 use super::error::ServeError;
+use super::hangup::HangupSignal;
 use super::listen::{ListenAddr, Listener};
 use super::settings::Settings;
 use super::shutdown::ShutdownSignal;
@@ -45,7 +46,9 @@ async fn run(
 ) -> Result<(), ServeError> {
     let log = guard.inner.log();
     let (tracer, exporter) = settings.otlp.start(&guard.inner);
-    let connections = Arc::new(Connections::new(guard, settings, tracer)?);
+    let leaks = settings.leaks.open(guard)?;
+    let connections = Connections::new(guard, settings, tracer, leaks.clone())?;
+    let connections = Arc::new(connections);
     let mut listeners = Vec::new();
     for addr in &settings.listen {
         let listener = Listener::bind(addr, settings.socket_mode);
@@ -54,8 +57,9 @@ async fn run(
             source,
         })?);
     }
-    // Registered before the address is printed: a reader may send the signal at once.
+    // Registered before the address is printed: a reader may send a signal at once.
     let mut shutdown = ShutdownSignal::new()?;
+    let hangup = HangupSignal::new()?;
     for listener in &listeners {
         let address = listener.local_addr()?;
         writeln!(io::stdout(), "listening on {address}")?;
@@ -74,6 +78,9 @@ async fn run(
     }
     if let Some(backups) = backups {
         accepting.spawn(backups.run(guard.clone(), end.clone()));
+    }
+    if let Some(leaks) = leaks {
+        accepting.spawn(leaks.follow(hangup, end.clone()));
     }
     drop(end);
     shutdown.received().await;

@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use super::backups::BackupSettings;
+use super::leaks::LeakSettings;
 use super::listen::ListenAddr;
 use super::otlp::OtlpOpts;
 use super::tls::Tls;
@@ -59,6 +60,8 @@ pub(crate) struct Settings {
     pub(super) otlp: OtlpOpts,
     #[command(flatten)]
     pub(super) backups: BackupSettings,
+    #[command(flatten)]
+    pub(super) leaks: LeakSettings,
 }
 
 fn mode(text: &str) -> Result<u32, String> {

@@ -14,8 +14,8 @@ use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Rotation, StoreError,
-    Totals, UsageBatch, Verification,
+    AuditContext, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Rotation, Search,
+    StoreError, Totals, UsageBatch, Verification,
 };
 
 /// The counters of a subject.
@@ -82,6 +82,8 @@ pub(crate) trait Store: UsageStore {
     fn org_named(&self, name: &str) -> Result<Org, StoreError>;
     /// Returns at most `limit` organizations with ids above `after`, by id.
     fn orgs(&self, after: Option<OrgId>, limit: usize) -> Result<Vec<Org>, StoreError>;
+    /// Returns the organizations that a search finds, by id.
+    fn search_orgs(&self, search: &Search) -> Result<Vec<Org>, StoreError>;
     fn update_org(
         &self,
         id: OrgId,
@@ -112,6 +114,9 @@ pub(crate) trait Store: UsageStore {
         after: Option<KeyId>,
         limit: usize,
     ) -> Result<Vec<Key>, StoreError>;
+    /// Returns the keys, of one organization or of all, that a search finds, or of whose organization it finds
+    /// the name; by id.
+    fn search_keys(&self, search: &Search, org: Option<OrgId>) -> Result<Vec<Key>, StoreError>;
     /// Returns the rotated keys among these, in any order, with the latest time at which a replaced
     /// credential expires.
     fn old_texts_until(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, Timestamp)>, StoreError>;
@@ -191,7 +196,7 @@ pub(crate) trait Store: UsageStore {
     /// are above all imported ones.
     ///
     /// Importing a page again changes nothing, in any order of pages. An imported organization or key
-    /// replaces the existing one, but a revoked key stays revoked. Of credentials, balances and locks
+    /// replaces the existing one, but a suspended or revoked key stays so. Of credentials, balances and locks
     /// on both sides, the stricter or later one stays; of totals, the greater number of each row. See
     /// [`transfer::merge`](super::transfer::merge).
     ///

@@ -141,6 +141,7 @@ pub(crate) struct KeyChange {
     pub(crate) limits: Option<Vec<Limit>>,
     pub(crate) allowed_ips: Option<CidrSet>,
     pub(crate) limit_override: Option<NewOverride>,
+    pub(crate) suspended: Option<bool>,
     pub(crate) expires_at: Option<Option<Timestamp>>,
     /// Fails with [`StoreError::Expired`] if the key has expired by this time.
     pub(crate) unless_expired_at: Option<Timestamp>,
@@ -164,6 +165,12 @@ impl KeyChange {
         set(&mut key.limits, &self.limits);
         set(&mut key.allowed_ips, &self.allowed_ips);
         set(&mut key.expires_at, &self.expires_at);
+        if let Some(suspended) = self.suspended {
+            key.status = match suspended {
+                true => KeyStatus::Suspended,
+                false => KeyStatus::Active,
+            };
+        }
         if let Some(limit_override) = &self.limit_override {
             limit_override.apply(&mut key.overrides);
         }
@@ -171,9 +178,14 @@ impl KeyChange {
     }
 }
 
-/// Revokes a key. Returns whether it was active.
+/// Revokes a key. Returns whether it was not revoked before.
 pub(super) fn revoke(key: &mut Key) -> bool {
     std::mem::replace(&mut key.status, KeyStatus::Revoked) != KeyStatus::Revoked
+}
+
+/// By how much a change of a key changes the number of enabled keys.
+pub(super) fn enabled_growth(before: Option<&Key>, after: &Key) -> i64 {
+    i64::from(after.is_enabled()) - i64::from(before.is_some_and(Key::is_enabled))
 }
 
 /// Fields of an organization to change; `None` leaves a field as it is.

@@ -17,6 +17,7 @@ mod open_error;
 mod postgres;
 mod redb;
 pub(crate) mod retention;
+mod search;
 pub(crate) mod totals;
 #[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) mod transfer;
@@ -41,6 +42,7 @@ pub use self::postgres::fuzz::reply as fuzz_postgres_reply;
 #[cfg(feature = "postgres")]
 pub(crate) use self::postgres::{Options as PostgresOptions, PostgresStore};
 pub(crate) use self::redb::RedbStore;
+pub(crate) use self::search::{Search, SearchText};
 pub(crate) use self::totals::{Count, Lifetime, Minute, Tally, Totals};
 pub(crate) use self::usage::{UsageBatch, UsageEvent};
 pub use self::verification::{Damage, Verification};

@@ -63,6 +63,10 @@ fn every_change_is_logged_with_its_target() {
     entered("suspend_org", Some(1), json!({}));
     kg.admin().resume_org(org.id).unwrap();
     entered("resume_org", Some(1), json!({}));
+    kg.admin().suspend_key(id).unwrap();
+    entered("suspend_key", Some(1), json!({}));
+    kg.admin().resume_key(id).unwrap();
+    entered("resume_key", Some(1), json!({}));
     let until = NOON.plus(Duration::from_secs(3_600));
     kg.admin()
         .rotate_key(RotateKey::new(id).grace(Duration::from_secs(3_600)))
@@ -94,7 +98,7 @@ fn every_change_is_logged_with_its_target() {
     entered("create_keys", Some(2), json!({"keys": 2}));
 
     let ids: Vec<u64> = log(&kg).iter().map(|entry| entry.id).collect();
-    assert_eq!(ids, (1..=17).collect::<Vec<_>>());
+    assert_eq!(ids, (1..=19).collect::<Vec<_>>());
     let text = format!("{:?}", log(&kg));
     assert!(!text.contains(created.raw_key.expose()) && !text.contains(SECRET));
 }

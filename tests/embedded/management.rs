@@ -430,6 +430,8 @@ fn missing_records_are_named() {
         "4711",
     );
     assert_not_found(kg.admin().revoke_key(key), "4711");
+    assert_not_found(kg.admin().suspend_key(key), "4711");
+    assert_not_found(kg.admin().resume_key(key), "4711");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::common::{Home, IP, admit, check, key_with, org, refusal};
 use keyguard::{
-    CreateKey, CreatedKey, Denial, Grant, KeyGuard, Reason, Request, RotateKey, Timestamp,
-    UpdateKey,
+    AdminError, CreateKey, CreatedKey, Denial, Grant, KeyGuard, KeyStatus, Reason, Request,
+    RotateKey, Timestamp, UpdateKey,
 };
 
 const THREADS: usize = 8;
@@ -26,6 +26,13 @@ fn no_check_after_revocation_admits_the_key() {
 fn no_check_after_suspension_admits_a_key_of_the_organization() {
     Race::of(100).run(Reason::SuspendedOrg, |kg, key| {
         kg.admin().suspend_org(key.key.org_id).unwrap();
+    });
+}
+
+#[test]
+fn no_check_after_suspension_admits_the_key() {
+    Race::of(100).run(Reason::SuspendedKey, |kg, key| {
+        kg.admin().suspend_key(key.key.id).unwrap();
     });
 }
 
@@ -80,9 +87,12 @@ fn no_check_after_resumption_is_refused() {
 type Change = fn(&KeyGuard, &CreatedKey);
 
 /// All tightenings of a key whose requests require the scope `read`, with the resulting refusal.
-const TIGHTENINGS: [(Reason, Change); 5] = [
+const TIGHTENINGS: [(Reason, Change); 6] = [
     (Reason::RevokedKey, |kg, key| {
         kg.admin().revoke_key(key.key.id).unwrap();
+    }),
+    (Reason::SuspendedKey, |kg, key| {
+        kg.admin().suspend_key(key.key.id).unwrap();
     }),
     (Reason::SuspendedOrg, |kg, key| {
         kg.admin().suspend_org(key.key.org_id).unwrap();
@@ -186,6 +196,80 @@ fn resumed_organization_is_admitted_again() {
         kg.admin().resume_org(key.key.org_id).unwrap();
         admit(&kg, &key);
     }
+}
+
+#[test]
+fn resumed_key_is_admitted_again() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = reader(&kg);
+    for _ in 0..3 {
+        let suspended = kg.admin().suspend_key(key.key.id).unwrap();
+        assert_eq!(suspended.status, KeyStatus::Suspended);
+        assert!(!suspended.is_active());
+        assert_eq!(refusal(check(&kg, &key)), Reason::SuspendedKey);
+        let resumed = kg.admin().resume_key(key.key.id).unwrap();
+        assert_eq!(resumed.status, KeyStatus::Active);
+        admit(&kg, &key);
+    }
+}
+
+#[test]
+fn suspended_key_stays_suspended_whatever_else_changes() {
+    let home = Home::new();
+    let kg = home.open();
+    let key = reader(&kg);
+    let id = key.key.id;
+    let minute = Duration::from_secs(60);
+    update(&kg, &key, |key| {
+        key.expires_at(home.clock.timestamp().plus(minute))
+    });
+    kg.admin().suspend_key(id).unwrap();
+    kg.admin().suspend_org(key.key.org_id).unwrap();
+    kg.admin().resume_org(key.key.org_id).unwrap();
+    update(&kg, &key, |key| key.label("other"));
+    let rotated = kg.admin().rotate_key(RotateKey::new(id)).unwrap();
+    assert_eq!(rotated.key.status, KeyStatus::Suspended);
+    home.clock.advance(minute);
+    for text in [&key, &rotated] {
+        assert_eq!(refusal(check(&kg, text)), Reason::SuspendedKey);
+    }
+    update(&kg, &key, |key| key.expires_at(None).reactivate(true));
+    assert_eq!(refusal(check(&kg, &rotated)), Reason::SuspendedKey);
+    let resumed = kg.admin().resume_key(id).unwrap();
+    assert_eq!(resumed.status, KeyStatus::Active);
+    admit(&kg, &rotated);
+}
+
+#[test]
+fn resumption_does_not_restore_an_expired_or_revoked_key() {
+    let home = Home::new();
+    let kg = home.open();
+    let [expired, revoked] = [reader(&kg), reader(&kg)];
+    let minute = Duration::from_secs(60);
+    update(&kg, &expired, |key| {
+        key.expires_at(home.clock.timestamp().plus(minute))
+    });
+    for key in [&expired, &revoked] {
+        kg.admin().suspend_key(key.key.id).unwrap();
+    }
+    home.clock.advance(minute);
+    let resumed = kg.admin().resume_key(expired.key.id).unwrap();
+    assert_eq!(resumed.status, KeyStatus::Expired);
+    assert_eq!(refusal(check(&kg, &expired)), Reason::ExpiredKey);
+    let gone = kg.admin().revoke_key(revoked.key.id).unwrap();
+    assert_eq!(gone.status, KeyStatus::Revoked);
+    for changed in [
+        kg.admin().resume_key(revoked.key.id),
+        kg.admin().suspend_key(revoked.key.id),
+    ] {
+        assert!(
+            matches!(changed, Err(AdminError::KeyRevoked(_))),
+            "{changed:?}"
+        );
+    }
+    assert_eq!(refusal(check(&kg, &revoked)), Reason::RevokedKey);
+    assert_eq!(kg.admin().stats().unwrap().active_keys, 0);
 }
 
 #[test]

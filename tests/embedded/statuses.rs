@@ -45,6 +45,9 @@ fn bad_keys(home: &Home, kg: &KeyGuard) -> Vec<(Reason, String)> {
         .unwrap();
     kg.admin().suspend_org(suspended.key.org_id).unwrap();
 
+    let paused = crate::common::key(kg);
+    kg.admin().suspend_key(paused.key.id).unwrap();
+
     vec![
         (Reason::MalformedKey, altered),
         (Reason::MalformedKey, "nonsense".into()),
@@ -56,6 +59,7 @@ fn bad_keys(home: &Home, kg: &KeyGuard) -> Vec<(Reason, String)> {
         (Reason::ExpiredKey, text(&expired)),
         (Reason::ExpiredKey, text(&rotated)),
         (Reason::SuspendedOrg, text(&suspended)),
+        (Reason::SuspendedKey, text(&paused)),
     ]
 }
 

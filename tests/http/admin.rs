@@ -160,12 +160,38 @@ fn every_command_has_an_endpoint() {
         json!({"org_name": "acme", "label": "shop"}),
     );
     assert_eq!(done("GET", "/admin/orgs/1", Value::Null)["name"], "acme");
+    let diagnosis = done("GET", "/admin/diagnosis?unused_for=0", Value::Null);
+    let unused = diagnosis["conditions"].as_array().unwrap().iter();
+    let mut unused = unused.filter(|condition| condition["area"] == "unused_keys");
+    assert_eq!(unused.next().unwrap()["key"], 1);
     let org = done("PATCH", "/admin/orgs/1", json!({"limits": ["9/s"]}));
     assert_eq!(org["limits"], json!(["9/s"]));
     let org = done("POST", "/admin/orgs/1/suspend", Value::Null);
     assert_eq!(org["status"], "suspended");
     let org = done("POST", "/admin/orgs/1/resume", Value::Null);
     assert_eq!(org["status"], "active");
+    let key = done("POST", "/admin/keys/1/suspend", Value::Null);
+    assert_eq!(
+        (&key["status"], &key["active"]),
+        (&json!("suspended"), &json!(false))
+    );
+    let key = done("POST", "/admin/keys/1/resume", Value::Null);
+    assert_eq!(
+        (&key["status"], &key["active"]),
+        (&json!("active"), &json!(true))
+    );
+    let found = |target: &str| done("GET", target, Value::Null).as_array().unwrap().len();
+    assert_eq!(found("/admin/keys?search=SHO&org=acme"), 1);
+    assert_eq!(found("/admin/keys?search=AC"), 1);
+    assert_eq!(found("/admin/keys?search=SHO&after=1"), 0);
+    assert_eq!(found("/admin/keys?search=x"), 0);
+    assert_eq!(
+        (
+            found("/admin/orgs?search=Ac"),
+            found("/admin/orgs?search=x")
+        ),
+        (1, 0)
+    );
     let changes = json!({"label": "web", "expires_at": "2027-01-01T00:00:00Z"});
     let key = done("PATCH", "/admin/keys/1", changes);
     assert_eq!(
@@ -242,7 +268,7 @@ fn every_command_has_an_endpoint() {
         .iter()
         .map(|e| &e["action"])
         .collect();
-    assert_eq!(actions.len(), 16);
+    assert_eq!(actions.len(), 18);
     assert_eq!(actions[0], "revoke_key");
     assert!(
         log.as_array()

@@ -258,6 +258,10 @@ fn tightening_on_one_node_applies_on_the_other() {
     wait_until(|| status(&there, &key) == 401);
     here.admin().resume_org(key.key.org_id).unwrap();
     wait_until(|| status(&there, &key) == 429);
+    here.admin().suspend_key(key.key.id).unwrap();
+    wait_until(|| status(&there, &key) == 401);
+    here.admin().resume_key(key.key.id).unwrap();
+    wait_until(|| status(&there, &key) == 429);
     let rotated = here
         .admin()
         .rotate_key(RotateKey::new(key.key.id).grace(Duration::ZERO))

@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 use crate::common::program::{keyguard, prepared, run};
 use crate::common::server::{Server, get, request};
 use crate::common::{wait_until, write_private};
+use crate::leaks::Reporter;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -70,6 +71,8 @@ fn no_secret_and_no_key_leaves_the_program() {
     let created: Value = serde_json::from_slice(&created.stdout).unwrap();
     let key = created["raw_key"].as_str().unwrap().to_owned();
 
+    let reporter = Reporter::new("one");
+    Reporter::list(dir, &[&reporter]);
     let log = File::create(dir.join("server.log")).unwrap();
     let mut serving = command(dir, &["serve", "--listen", "127.0.0.1:0"]);
     serving
@@ -79,12 +82,17 @@ fn no_secret_and_no_key_leaves_the_program() {
             "--log-level",
             "debug",
             "--log-requests",
+            "--leak-keys",
+            "leak-keys.json",
+            "--on-leak",
+            "warn",
         ])
         .env("KEYGUARD_ADMIN_KEY", ADMIN_KEY)
         .stderr(log);
     let mut server = Server::spawn(serving);
     seen.add("welcome", server.welcome.clone());
     add_process(&mut seen, "the server", server.child.id());
+    add_reports(&mut seen, &server, &reporter, &key);
     add_responses(&mut seen, &server.address, &key);
     add_commands(&mut seen, dir, &key);
 
@@ -212,6 +220,28 @@ fn add_responses(seen: &mut Seen, address: &str, key: &str) {
         let response = get(address, target, &[admin]);
         assert_eq!(response.status, 200, "{target}");
         seen.add(target, format!("{response:?}"));
+    }
+}
+
+/// Reports the key as leaked, with and without a signature.
+fn add_reports(seen: &mut Seen, server: &Server, reporter: &Reporter, key: &str) {
+    let found = json!([{
+        "token": key,
+        "type": "kg",
+        "url": format!("https://example.com/in/a/path?key={key}"),
+        "source": key,
+    }]);
+    for (body, status) in [
+        (found.to_string(), 200),
+        (json!([{ "token": key, key: key }]).to_string(), 422),
+        (format!("[{key}"), 422),
+    ] {
+        let response = reporter.send(server, &body);
+        assert_eq!(response.status, status, "{}", response.body);
+        seen.add("a report", format!("{response:?}"));
+        let response = request(&server.address, "POST", "/v1/leaks", &[], &body);
+        assert_eq!(response.status, 401);
+        seen.add("an unsigned report", format!("{response:?}"));
     }
 }
 

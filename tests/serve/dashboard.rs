@@ -5,13 +5,14 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::browser::{Browser, ENTER, ESCAPE, TAB};
 use crate::common::Random;
 use crate::common::server::{Server, check, get, request};
-use crate::server::{ADMIN_KEY, data_file, serve};
+use crate::server::{ADMIN_KEY, data_file, serve, stats_of};
 use keyguard::{ClientIp, Config, CreateKey, KeyGuard, LockDuration, ManualClock, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -126,6 +127,93 @@ fn a_change_has_only_the_edited_fields() {
         [&key["scopes"], &key["label"], &key["rate_limit_per_minute"]],
         [&json!(["write"]), &json!("till"), &json!(7)]
     );
+    assert_eq!(browser.messages(), [""; 0]);
+}
+
+#[test]
+fn administrator_suspends_rotates_overrides_and_unlocks() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("keyguard.redb");
+    let kg = KeyGuard::open(&file, Config::default()).unwrap();
+    kg.admin().create_org("acme").unwrap();
+    // Credits, since nothing then depends on the time.
+    let key = CreateKey::new("acme", "shop").limits(["2 credits"]);
+    let key = kg.admin().create_key(key).unwrap();
+    let soon = SystemTime::now() + Duration::from_secs(3 * 86_400);
+    let expiring = CreateKey::new("acme", "till").expires_at(Timestamp::from(soon));
+    kg.admin().create_key(expiring).unwrap();
+    let day: LockDuration = "7d".parse().unwrap();
+    let locked: ClientIp = "198.51.100.23".parse().unwrap();
+    kg.admin().block(locked, None, day).unwrap();
+    kg.close().unwrap();
+    // The server makes it private, and warns.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let server = serve(dir.path(), &[]);
+    let reason = |key: &str, ip: &str| {
+        let body = json!({ "key": key, "ip": ip, "path": "/" });
+        check(&server, &body).1["reason"].clone()
+    };
+    let old = key.raw_key.expose();
+    let client = "192.0.2.7";
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/admin/ui/", server.address));
+    sign_in(&browser);
+    let warnings = &stats_of(&server)["warnings"];
+    assert_eq!(warnings.as_array().unwrap().len(), 1, "{warnings}");
+    browser.wait_for_text(warnings[0].as_str().unwrap());
+    browser.wait_for_text("key 2 `till` expires at");
+
+    // The service searches.
+    browser.press("Keys");
+    browser.enter("input[type=search]", "no such key");
+    browser.wait_for_text("No keys.");
+    browser.enter("input[type=search]", "SHO");
+    browser.press("shop");
+    let badge = |status: &str| {
+        let has_status = format!("badge => badge.innerText === '{status}'");
+        browser.wait_for(&format!(
+            "[...document.querySelectorAll('.badge')].some({has_status})"
+        ));
+    };
+    browser.press("Suspend");
+    browser.press_in_dialog("Suspend");
+    badge("suspended");
+    assert_eq!(reason(old, client), "suspended_key");
+    browser.press("Resume");
+    badge("active");
+    assert_eq!(reason(old, client), Value::Null);
+
+    browser.press("Rotate");
+    browser.enter("#field-grace", "0");
+    browser.press_in_dialog("Rotate");
+    browser.wait_for("document.querySelector('#key-text')");
+    let new = browser.run("return document.querySelector('#key-text').value");
+    let new = new.as_str().unwrap();
+    browser.press("I have copied it");
+    assert_eq!(reason(old, client), "expired_key");
+    assert_eq!(reason(new, client), Value::Null);
+
+    let click = |label: &str| {
+        let button = format!("document.querySelector('[aria-label=\"{label}\"]')");
+        browser.wait_for(&button);
+        browser.run(&format!("{button}.click()"));
+    };
+    assert_eq!(reason(new, client), "credits_exhausted");
+    click("Override credits");
+    browser.press_in_dialog("Override");
+    browser.wait_for("document.querySelector('[aria-label=\"Restore credits\"]')");
+    assert_eq!(reason(new, client), Value::Null);
+    click("Restore credits");
+    browser.wait_for("document.querySelector('[aria-label=\"Override credits\"]')");
+    assert_eq!(reason(new, client), "credits_exhausted");
+
+    let locked = locked.to_string();
+    assert_eq!(reason(new, &locked), "ip_locked");
+    browser.press("Locks");
+    browser.press("Unlock");
+    browser.press_in_dialog("Unlock");
+    browser.wait_for_text("No address is locked out.");
+    assert_eq!(reason(new, &locked), "credits_exhausted");
     assert_eq!(browser.messages(), [""; 0]);
 }
 

@@ -12,6 +12,7 @@ mod canary;
 mod dashboard;
 #[cfg(target_os = "linux")]
 mod disk;
+mod leaks;
 mod log;
 mod metrics;
 #[cfg(feature = "otlp")]

@@ -51,7 +51,7 @@ pub(crate) fn terminate(server: &mut Server) {
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 
-fn stats_of(server: &Server) -> Value {
+pub(crate) fn stats_of(server: &Server) -> Value {
     let stats = get(
         &server.address,
         "/admin/stats",

@@ -50,6 +50,7 @@ pub(crate) struct Key {
     /// The texts by which it is known, the latest last.
     pub(crate) texts: Vec<Text>,
     pub(crate) is_revoked: bool,
+    pub(crate) is_suspended: bool,
     /// In milliseconds since the Unix epoch, like all times here that are no [`Now`].
     pub(crate) expires_at: Option<u64>,
     pub(crate) is_admin: bool,
@@ -67,6 +68,10 @@ pub(crate) struct Text {
 }
 
 impl Key {
+    pub(crate) fn is_active(&self, now: Now) -> bool {
+        !self.is_revoked && !self.is_suspended && !self.is_expired(now)
+    }
+
     pub(crate) fn is_expired(&self, now: Now) -> bool {
         self.expires_at.is_some_and(|at| at <= now.unix)
     }
@@ -194,6 +199,8 @@ impl Model {
         let limits = || key.subject.limits.iter().chain(&org.subject.limits);
         let reason = if key.is_revoked {
             Some(Reason::RevokedKey)
+        } else if key.is_suspended {
+            Some(Reason::SuspendedKey)
         } else if has_ended(key.expires_at) || has_ended(key.texts[text].expires_at) {
             Some(Reason::ExpiredKey)
         } else if org.is_suspended {

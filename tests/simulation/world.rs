@@ -520,6 +520,7 @@ impl World {
                 expires_at: None,
             }],
             is_revoked: false,
+            is_suspended: false,
             expires_at,
             is_admin,
             only_from,
@@ -579,6 +580,15 @@ impl World {
             9 if self.random.one_in(4) => {
                 admin.revoke_key(id).unwrap();
                 self.model.keys[at].is_revoked = true;
+            }
+            10 if self.random.one_in(2) => {
+                let is_suspended = self.random.one_in(3);
+                let changed = match is_suspended {
+                    true => admin.suspend_key(id),
+                    false => admin.resume_key(id),
+                };
+                assert_eq!(changed.is_err(), is_revoked, "{changed:?}");
+                self.model.keys[at].is_suspended = is_suspended;
             }
             _ => self.reset(at),
         }
@@ -717,9 +727,7 @@ impl World {
         } = &mut self.model;
         assert_eq!(stats.organizations, orgs.len() as u64);
         assert_eq!(stats.total_keys, keys.len() as u64);
-        let active = keys
-            .iter()
-            .filter(|key| !key.is_revoked && !key.is_expired(now));
+        let active = keys.iter().filter(|key| key.is_active(now));
         assert_eq!(stats.active_keys, active.count() as u64);
         assert_eq!(stats.requests + stats.dropped, totals.requests);
         assert!(self.is_small || stats.dropped == 0);

@@ -33,6 +33,8 @@ commands_by_id! {
     SuspendOrg(OrgId) = "suspendOrg" => OrgReply: |admin, id| Ok(admin.suspend_org(id)?.into());
     ResumeOrg(OrgId) = "resumeOrg" => OrgReply: |admin, id| Ok(admin.resume_org(id)?.into());
     GetKey(KeyId) = "getKey" => KeyReply: |admin, id| KeyReply::new(admin.get_key(id)?, admin);
+    SuspendKey(KeyId) = "suspendKey" => KeyReply: |admin, id| KeyReply::new(admin.suspend_key(id)?, admin);
+    ResumeKey(KeyId) = "resumeKey" => KeyReply: |admin, id| KeyReply::new(admin.resume_key(id)?, admin);
     RevokeKey(KeyId) = "revokeKey" => KeyReply: |admin, id| KeyReply::new(admin.revoke_key(id)?, admin);
     GetKeyLimits(KeyId) = "getKeyLimits" => Vec<LimitStatus>: |admin, id| admin.key_limits(id);
 }

@@ -1,4 +1,4 @@
-//! The command behind `keyguard doctor`.
+//! The command behind `keyguard doctor` and the warnings of the dashboard.
 
 use std::time::Duration;
 
@@ -9,11 +9,24 @@ use crate::admin::{Admin, AdminError, Diagnosis, KeyAges};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 pub(crate) struct Diagnose {
-    /// The time after which an unused key is a condition, in seconds.
+    /// The time after which an unused key is a condition, in seconds; 90 days by default.
+    #[serde(default = "ninety_days")]
+    #[cfg_attr(feature = "openapi", param(required = false))]
     pub(crate) unused_for: u64,
-    /// The time before its expiry at which a key is a condition, in seconds.
+    /// The time before its expiry at which a key is a condition, in seconds; 14 days by default.
+    #[serde(default = "fourteen_days")]
+    #[cfg_attr(feature = "openapi", param(required = false))]
     pub(crate) expires_within: u64,
+}
+
+fn ninety_days() -> u64 {
+    90 * 86_400
+}
+
+fn fourteen_days() -> u64 {
+    14 * 86_400
 }
 
 impl Command for Diagnose {

@@ -31,6 +31,10 @@ pub(crate) struct ListKeys {
     /// Only keys of the organization with this name.
     #[cfg_attr(feature = "openapi", param(example = "acme"))]
     pub(crate) org: Option<String>,
+    /// Only keys whose label, prefix or organization name contains this text, or whose id it is. The case of
+    /// the letters A to Z does not matter.
+    #[cfg_attr(feature = "openapi", param(example = "shop"))]
+    pub(crate) search: Option<String>,
     /// Only keys with a greater id: that of the last row of the previous page.
     #[cfg_attr(feature = "openapi", param(value_type = Option<u64>))]
     pub(crate) after: Option<KeyId>,
@@ -53,7 +57,11 @@ impl Command for ListKeys {
             };
             Ok(KeyReply::with_org(key, org_name.clone()))
         };
-        let keys = admin.list_keys(self.org_id(admin)?, self.limit.after(self.after))?;
+        let (org, page) = (self.org_id(admin)?, self.limit.after(self.after));
+        let keys = match &self.search {
+            Some(text) => admin.search_keys(text, org, page)?,
+            None => admin.list_keys(org, page)?,
+        };
         Rows::page(keys.into_iter().map(reply))
     }
 }

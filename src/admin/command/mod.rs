@@ -18,7 +18,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use self::by_id::{GetKey, GetKeyLimits, GetOrg, ResumeOrg, RevokeKey, SuspendOrg};
+pub(crate) use self::by_id::{
+    GetKey, GetKeyLimits, GetOrg, ResumeKey, ResumeOrg, RevokeKey, SuspendKey, SuspendOrg,
+};
 pub(crate) use self::check::Check;
 #[cfg(feature = "cli")]
 pub(crate) use self::check::DryRunReply;
@@ -91,7 +93,7 @@ pub(crate) fn reply_to_json(reply: impl Serialize) -> Result<Value, Failure> {
 type Run = fn(&Admin, Value) -> Result<Value, Failure>;
 
 /// All commands by name.
-const COMMANDS: [(&str, Run); 36] = [
+const COMMANDS: [(&str, Run); 38] = [
     by_name::<CreateOrg>(),
     by_name::<ListOrgs>(),
     by_name::<GetOrg>(),
@@ -104,6 +106,8 @@ const COMMANDS: [(&str, Run); 36] = [
     by_name::<GetKey>(),
     by_name::<FindKey>(),
     by_name::<UpdateKey>(),
+    by_name::<SuspendKey>(),
+    by_name::<ResumeKey>(),
     by_name::<RevokeKey>(),
     by_name::<RotateKeyCommand>(),
     by_name::<PrepareRotation>(),

@@ -27,10 +27,14 @@ impl Command for CreateOrg {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
 pub(crate) struct ListOrgs {
+    /// Only organizations whose name contains this text, or whose id it is. The case of the letters A to Z
+    /// does not matter.
+    #[cfg_attr(feature = "openapi", param(example = "acme"))]
+    pub(crate) search: Option<String>,
     /// Only organizations with a greater id: that of the last row of the previous page.
     #[cfg_attr(feature = "openapi", param(value_type = Option<u64>))]
     pub(crate) after: Option<OrgId>,
@@ -45,7 +49,11 @@ impl Command for ListOrgs {
     const NAME: &'static str = "listOrgs";
 
     fn run(self, admin: &Admin) -> Result<Vec<OrgReply>, AdminError> {
-        let orgs = admin.list_orgs(self.limit.after(self.after))?;
+        let page = self.limit.after(self.after);
+        let orgs = match &self.search {
+            Some(text) => admin.search_orgs(text, page)?,
+            None => admin.list_orgs(page)?,
+        };
         Rows::page(orgs.into_iter().map(|org| Ok(org.into())))
     }
 }

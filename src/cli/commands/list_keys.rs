@@ -10,6 +10,7 @@ use crate::cli::{error::CliError, exit::Exit, pages, settings::Cli};
 const EXAMPLES: &str = "Examples:
   keyguard list-keys
   keyguard list-keys --org acme
+  keyguard list-keys --search shop
   keyguard list-keys --json | jq -r '.[] | select(.active) | .id'";
 
 #[derive(Args)]
@@ -18,17 +19,26 @@ pub(crate) struct Opts {
     /// Only keys of this organization
     #[arg(long, value_name = "NAME")]
     org: Option<String>,
+    /// Only keys whose label, prefix or organization name contains this text, or whose id it is. The case of
+    /// the letters A to Z does not matter
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let keys = cli.list(|connection| pages::items(pages::keys(connection, opts.org)).collect())?;
-    cli.print(&keys, |style| view(&keys, style))?;
+    let none = match opts.search {
+        Some(_) => "No key is found.",
+        None => "No keys yet: keyguard create-key --org NAME --label LABEL",
+    };
+    let keys = cli.list(|connection| {
+        pages::items(pages::keys(connection, opts.org, opts.search)).collect()
+    })?;
+    cli.print(&keys, |style| view(&keys, none, style))?;
     Ok(Exit::Done)
 }
 
-fn view(keys: &[KeyReply], style: OutputStyle) -> String {
-    let no_keys = "No keys yet: keyguard create-key --org NAME --label LABEL";
-    table(keys, style).render_or(no_keys, style)
+fn view(keys: &[KeyReply], none: &str, style: OutputStyle) -> String {
+    table(keys, style).render_or(none, style)
         + &total(keys.len(), "key", style)
         + &rotations(keys, style)
 }
@@ -110,7 +120,7 @@ mod tests {
             listed(2, "till", None, Some("2026-11-25T10:00:00Z")),
         ];
         assert_eq!(
-            view(&keys, OutputStyle::TERMINAL),
+            view(&keys, "", OutputStyle::TERMINAL),
             "┌────┬──────────────┬───────┬──────┬────────┬────────────┬────────┬────────────┐\n\
              │ id │ prefix       │ label │ org  │   /min │ scopes     │ status │ last used  │\n\
              ├────┼──────────────┼───────┼──────┼────────┼────────────┼────────┼────────────┤\n\
@@ -127,7 +137,7 @@ mod tests {
     fn pipe_gets_lines_of_whole_values() {
         let keys = [listed(1, "till", None, Some("2026-11-25T10:00:00Z"))];
         assert_eq!(
-            view(&keys, OutputStyle::PIPE),
+            view(&keys, "", OutputStyle::PIPE),
             "id\tprefix\tlabel\torg\t/min\tscopes\tstatus\tlast used\told text until\n\
              1\tkg_live_xvC3\ttill\tacme\t12000\tread,write\tactive\tnever\t\
              2026-11-25T10:00:00Z\n"

@@ -1,18 +1,34 @@
 //! `list-orgs`
 
+use clap::Args;
+
 use crate::admin::command::OrgReply;
 use crate::cli::format::{limits, seconds, total};
 use crate::cli::render::Table;
 use crate::cli::{error::CliError, exit::Exit, pages, settings::Cli};
 
-pub(crate) const EXAMPLES: &str = "Examples:
+const EXAMPLES: &str = "Examples:
   keyguard list-orgs
+  keyguard list-orgs --search acme
   keyguard list-orgs --json | jq -r '.[].name'";
 
-pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
-    let orgs = cli.list(|connection| pages::orgs(connection).collect())?;
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Opts {
+    /// Only organizations whose name contains this text, or whose id it is. The case of the letters A to Z does
+    /// not matter
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+}
+
+pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
+    let none = match opts.search {
+        Some(_) => "No organization is found.",
+        None => "No organizations yet: keyguard create-org NAME",
+    };
+    let orgs = cli.list(|connection| pages::orgs(connection, opts.search).collect())?;
     cli.print(&orgs, |style| {
-        let table = table(&orgs).render_or("No organizations yet: keyguard create-org NAME", style);
+        let table = table(&orgs).render_or(none, style);
         table + &total(orgs.len(), "organization", style)
     })?;
     Ok(Exit::Done)

@@ -28,12 +28,14 @@ pub(super) mod replay;
 pub(super) mod reset;
 pub(super) mod restore;
 pub(super) mod restore_limit;
+pub(super) mod resume_key;
 pub(super) mod resume_org;
 pub(super) mod revoke_key;
 pub(super) mod rotate_key;
 #[cfg(feature = "serve")]
 pub(super) mod serve;
 pub(super) mod stats;
+pub(super) mod suspend_key;
 pub(super) mod suspend_org;
 pub(super) mod tail;
 pub(super) mod unblock;

@@ -15,7 +15,11 @@ use super::proxy;
 use crate::model::{HashedKey, KeyId, Reason, Scope, key_text};
 use crate::policy::RouteRules;
 use crate::store::Rehash;
+#[cfg(feature = "serve")]
+use crate::store::{Resolved, StoreError};
 use crate::sys::Deadline;
+#[cfg(feature = "serve")]
+use crate::sys::block_on;
 
 /// The result of [`find`].
 pub(super) enum Lookup<'h> {
@@ -95,6 +99,22 @@ pub(super) async fn load<H: Headers + ?Sized>(
     }
 }
 
+/// Returns the key of a text as it is stored, whatever its state. Like in [`load`], malformed texts cause a read
+/// only if they may be keys of the Python package.
+#[cfg(feature = "serve")]
+pub(crate) fn stored_key(guard: &Guard, text: &[u8]) -> Result<Option<Resolved>, StoreError> {
+    let is_well_formed = key_text::is_well_formed(text);
+    let legacy = guard.legacy.as_ref().filter(|_| !is_well_formed);
+    if !is_well_formed && legacy.is_none() {
+        return Ok(None);
+    }
+    let stored = |hash| block_on(guard.store.resolve(&hash, &Deadline::default()).get());
+    match (stored(guard.hasher.hash(text))?, legacy) {
+        (None, Some(hasher)) => stored(hasher.hash(text)),
+        (found, _) => Ok(found),
+    }
+}
+
 /// Loads the key that is stored under `hash`, and caches it under the fingerprint of its text.
 pub(super) async fn load_stored(
     guard: &Guard,
@@ -156,11 +176,14 @@ fn why_refused<H: ?Sized>(
     is_above.then_some(Reason::CostAboveLimit)
 }
 
-/// Reads the clock in any case, so that the time of a refusal does not tell which of the three it is.
+/// Reads the clock and the record in any case, so that the time of a refusal does not tell which of the four
+/// it is.
 fn why_not_in_force(guard: &Guard, key: &CachedKey) -> Option<Reason> {
     let is_expired = guard.now() >= key.expires_at;
+    let is_revoked = key.record.key.is_revoked();
     match (key.is_active, is_expired, key.is_org_active) {
-        (false, ..) => Some(Reason::RevokedKey),
+        (false, ..) if is_revoked => Some(Reason::RevokedKey),
+        (false, ..) => Some(Reason::SuspendedKey),
         (_, true, _) => Some(Reason::ExpiredKey),
         (.., false) => Some(Reason::SuspendedOrg),
         _ => None,

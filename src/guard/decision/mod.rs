@@ -29,6 +29,8 @@ mod route;
 #[cfg(feature = "serve")]
 pub(crate) use self::client::named_by_proxy;
 pub(crate) use self::ip_limit::check_ip;
+#[cfg(feature = "serve")]
+pub(crate) use self::key::stored_key;
 #[cfg(feature = "http")]
 pub(crate) use self::lockout::require_unlocked;
 #[cfg(feature = "serve")]

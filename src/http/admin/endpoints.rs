@@ -4,9 +4,10 @@ use super::endpoint::Endpoint;
 use super::input::{Json, Query};
 use super::operation::Tag;
 use crate::admin::command::{
-    Block, Check, CreateOrg, GetIpLimits, GetKey, GetKeyLimits, GetOrg, GetStats, GetUsage,
-    ListAudit, ListBlocks, ListKeys, ListOrgs, ListRequests, OverrideLimit, Reload, ResetIp,
-    ResetKey, RestoreLimit, ResumeOrg, RevokeKey, RotateKeyCommand, SuspendOrg, TailUsage, Unblock,
+    Block, Check, CreateOrg, Diagnose, GetIpLimits, GetKey, GetKeyLimits, GetOrg, GetStats,
+    GetUsage, ListAudit, ListBlocks, ListKeys, ListOrgs, ListRequests, OverrideLimit, Reload,
+    ResetIp, ResetKey, RestoreLimit, ResumeKey, ResumeOrg, RevokeKey, RotateKeyCommand, SuspendKey,
+    SuspendOrg, TailUsage, Unblock,
 };
 use crate::admin::{CreateKey, UpdateKey, UpdateOrg};
 
@@ -70,6 +71,14 @@ fn keys() -> Vec<Endpoint> {
             .delete("/admin/keys/{id}")
             .summary("Revoke a key for good")
             .run::<Query<RevokeKey>>(),
+        Tag::Keys
+            .post("/admin/keys/{id}/suspend")
+            .summary("Refuse a key until it is resumed")
+            .run::<Query<SuspendKey>>(),
+        Tag::Keys
+            .post("/admin/keys/{id}/resume")
+            .summary("Accept a suspended key")
+            .run::<Query<ResumeKey>>(),
         Tag::Keys
             .post("/admin/keys/{id}/rotate")
             .summary("Replace the text of a key; the old one is accepted for a while")
@@ -149,6 +158,10 @@ fn others() -> Vec<Endpoint> {
             .summary("List administrative changes, the latest first")
             .paged_by("before")
             .run::<Query<ListAudit>>(),
+        Tag::Service
+            .get("/admin/diagnosis")
+            .summary("Show warnings, weak points, and keys that are unused or expire soon")
+            .run::<Query<Diagnose>>(),
         Tag::Decisions
             .post("/admin/check")
             .summary("Show the decision about a request without consuming anything")

@@ -24,3 +24,5 @@ pub(crate) use self::input::Json;
 pub(crate) use self::operation::{Operation, Tag};
 pub use self::response::{AdminBody, AdminFuture};
 pub use self::service::AdminService;
+#[cfg(feature = "serve")]
+pub(crate) use self::service::blocking;

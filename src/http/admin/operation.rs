@@ -44,12 +44,12 @@ impl Tag {
     pub(super) fn description(self) -> &'static str {
         match self {
             Self::Organizations => "The owners of keys, and the limits that their keys share.",
-            Self::Keys => "Creating, listing, changing, rotating and revoking keys.",
+            Self::Keys => "Creating, listing, changing, suspending, rotating and revoking keys.",
             Self::Limits => "What remains of the limits of a key, resets and overrides.",
             Self::Addresses => "Locks of addresses, and their limits.",
             Self::Usage => "Totals, counts and single requests.",
             Self::Decisions => "Decisions about requests.",
-            Self::Service => "The audit log and the policy.",
+            Self::Service => "The audit log, the policy and the condition of the service.",
         }
     }
 
@@ -128,6 +128,17 @@ impl OperationRoute {
     }
 }
 
+/// Who may use an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
+pub(crate) enum Caller {
+    /// Those who have the admin key.
+    Administrator,
+    TrustedPeer,
+    /// Those who sign reports of leaked keys.
+    Reporter,
+}
+
 /// A route and what the OpenAPI document says about it.
 #[cfg_attr(not(feature = "openapi"), allow(dead_code))]
 pub(crate) struct Operation {
@@ -135,8 +146,7 @@ pub(crate) struct Operation {
     pub(super) id: &'static str,
     pub(super) route: OperationRoute,
     pub(super) schemas: Schemas,
-    /// Whether the operation needs a trusted peer in place of the admin key.
-    pub(super) is_for_trusted_peers: bool,
+    pub(super) caller: Caller,
 }
 
 impl Operation {
@@ -146,14 +156,21 @@ impl Operation {
             id,
             route,
             schemas: Schemas::of::<I, R>(),
-            is_for_trusted_peers: false,
+            caller: Caller::Administrator,
         }
     }
 
     /// The same operation, for trusted peers instead of administrators.
     #[cfg(feature = "serve")]
     pub(crate) fn for_trusted_peers(mut self) -> Self {
-        self.is_for_trusted_peers = true;
+        self.caller = Caller::TrustedPeer;
+        self
+    }
+
+    /// The same operation, for reporters of leaked keys instead of administrators.
+    #[cfg(feature = "serve")]
+    pub(crate) fn for_reporters(mut self) -> Self {
+        self.caller = Caller::Reporter;
         self
     }
 }

@@ -173,7 +173,7 @@ impl AdminService {
 }
 
 /// Runs work that waits for the disk.
-async fn blocking(work: impl FnOnce() -> HttpResult + Send + 'static) -> HttpResult {
+pub(crate) async fn blocking(work: impl FnOnce() -> HttpResult + Send + 'static) -> HttpResult {
     if tokio::runtime::Handle::try_current().is_err() {
         return work();
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::trace_context::TraceContext;
+use crate::input::text::hex;
 use crate::model::Reason;
 
 pub(in crate::serve) struct Span {
@@ -95,8 +96,4 @@ fn text(key: &str, value: &str) -> Value {
 fn unix_nanos(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_nanos().to_string()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

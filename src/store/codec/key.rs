@@ -16,7 +16,7 @@ struct StoredKey<'a> {
     #[serde(borrow)]
     label: &'a str,
     prefix: &'a str,
-    active: bool,
+    status: u8,
     scopes: Vec<&'a str>,
     rate_limit_per_minute: NonZeroU32,
     limits: Vec<String>,
@@ -32,7 +32,7 @@ pub(crate) fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
         org_id: key.org_id.0,
         label: &key.label,
         prefix: &key.shown_prefix,
-        active: !key.is_revoked(),
+        status: status_code(key.status),
         scopes: key.scopes.iter().map(Scope::as_str).collect(),
         rate_limit_per_minute: key.rate_limit_per_minute,
         limits: texts(&key.limits),
@@ -50,7 +50,7 @@ pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
         org_id: OrgId(stored.org_id),
         label: stored.label.to_owned(),
         shown_prefix: stored.prefix.to_owned(),
-        status: KeyStatus::stored(stored.active),
+        status: read_status(stored.status)?,
         scopes: read_scopes(stored.scopes)?,
         rate_limit_per_minute: stored.rate_limit_per_minute,
         limits: read_limits(stored.limits)?,
@@ -61,6 +61,24 @@ pub(crate) fn decode_key(id: KeyId, bytes: &[u8]) -> Result<Key, StoreError> {
         last_used_at: None,
         old_text_until: None,
     })
+}
+
+/// Expiry is not part of the stored status.
+fn status_code(status: KeyStatus) -> u8 {
+    match status {
+        KeyStatus::Revoked => 0,
+        KeyStatus::Active | KeyStatus::Expired => 1,
+        KeyStatus::Suspended => 2,
+    }
+}
+
+fn read_status(code: u8) -> Result<KeyStatus, StoreError> {
+    match code {
+        0 => Ok(KeyStatus::Revoked),
+        1 => Ok(KeyStatus::Active),
+        2 => Ok(KeyStatus::Suspended),
+        _ => Err(StoreError::damaged("a key has an unknown status")),
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,8 +148,10 @@ mod tests {
 
     #[test]
     fn keys_read_back() {
-        let key = key();
-        assert_eq!(decode_key(key.id, &encode_key(&key).unwrap()).unwrap(), key);
+        for status in [KeyStatus::Active, KeyStatus::Suspended, KeyStatus::Revoked] {
+            let key = Key { status, ..key() };
+            assert_eq!(decode_key(key.id, &encode_key(&key).unwrap()).unwrap(), key);
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Rotation, expiry and revocation.
 
 use super::{
-    Changes, NOW, TestDatabase, after, audit_context, new_key, resolve, retiring, with_keys,
+    Changes, NOW, TestDatabase, after, audit_context, new_key, resolve, retiring, suspending,
+    with_keys,
 };
-use crate::model::{KeyId, OrgId};
-use crate::store::{KeyChange, NewCredential, Rotation, StoreError};
+use crate::model::{KeyId, KeyStatus, OrgId};
+use crate::store::{KeyChange, NewCredential, Rotation, Store, StoreError};
 
 pub(in crate::store) fn rotation_keeps_the_key_and_retires_other_credentials(
     database: &dyn TestDatabase,
@@ -135,4 +136,55 @@ pub(in crate::store) fn revocation_is_final(database: &dyn TestDatabase) {
         ),
         Err(StoreError::Revoked(KeyId(1)))
     ));
+}
+
+pub(in crate::store) fn suspended_keys_are_counted_apart_until_they_are_resumed(
+    database: &dyn TestDatabase,
+) {
+    let store = with_keys(database, 3);
+    let expiring = KeyChange {
+        expires_at: Some(Some(after(10))),
+        ..KeyChange::default()
+    };
+    store.change_key(KeyId(1), expiring);
+    let active =
+        |store: &dyn Store| [NOW, after(10)].map(|at| store.totals(at).unwrap().active_keys);
+    assert_eq!(active(&*store), [3, 2]);
+    for _ in 0..2 {
+        let suspended = store.change_key(KeyId(1), suspending(true));
+        assert_eq!(suspended.status, KeyStatus::Suspended);
+        assert_eq!(store.key(KeyId(1)).unwrap(), suspended);
+        assert_eq!(
+            active(&*store),
+            [2, 2],
+            "an expired one is not counted twice"
+        );
+    }
+    // Other changes leave it suspended, and so does reopening.
+    store.change_key(KeyId(1), KeyChange::default());
+    let rotation = retiring(after(60));
+    let text = new_key(OrgId(1), 9).1;
+    store
+        .add_credential(KeyId(1), text, rotation, &audit_context())
+        .unwrap();
+    drop(store);
+    let store = database.open();
+    for n in [1, 9] {
+        let resolved = resolve(&*store, n).unwrap().unwrap();
+        assert_eq!(resolved.key.status, KeyStatus::Suspended);
+    }
+    assert_eq!(active(&*store), [2, 2]);
+    for _ in 0..2 {
+        let resumed = store.change_key(KeyId(1), suspending(false));
+        assert_eq!(resumed.status, KeyStatus::Active);
+        assert_eq!(active(&*store), [3, 2]);
+    }
+    store.change_key(KeyId(1), suspending(true));
+    assert!(store.revoke(KeyId(1)).is_revoked());
+    assert_eq!(active(&*store), [2, 2]);
+    assert!(matches!(
+        store.update_key(KeyId(1), suspending(false), &audit_context()),
+        Err(StoreError::Revoked(KeyId(1)))
+    ));
+    assert_eq!(store.totals(NOW).unwrap().keys, 3);
 }

@@ -6,7 +6,9 @@ use super::{
     Changes, NOW, TestDatabase, after, audit_context, new_key, resolve, retiring, with_keys,
 };
 use crate::model::{Key, KeyId, LimitOverride, OrgId, OrgStatus};
-use crate::store::{KeyChange, NewCredential, NewKey, NewOverride, OrgChange, StoreError};
+use crate::store::{
+    KeyChange, NewCredential, NewKey, NewOverride, OrgChange, Search, SearchText, StoreError,
+};
 use crate::time::Timestamp;
 
 pub(in crate::store) fn credentials_resolve_to_key_and_organization(database: &dyn TestDatabase) {
@@ -90,6 +92,102 @@ pub(in crate::store) fn listings_are_paged(database: &dyn TestDatabase) {
     ));
     assert_eq!(store.orgs(Some(OrgId(1)), 9).unwrap(), [other]);
     assert_eq!(store.orgs(None, 1).unwrap()[0].id, OrgId(1));
+}
+
+pub(in crate::store) fn searches_find_parts_of_names_and_ids(database: &dyn TestDatabase) {
+    let store = database.open();
+    let [acme, other] = ["Acme %Works_", "\u{c9}clair"].map(|name| store.add_org(name).id);
+    let labels = [
+        "Web Shop",
+        "till",
+        "50 % off",
+        "\u{e9}tat",
+        "under_score",
+        "shop 2",
+    ];
+    for (n, label) in (1..).zip(labels) {
+        let (key, credential) = new_key(if n == 4 { other } else { acme }, n);
+        let key = NewKey {
+            label: label.into(),
+            ..key
+        };
+        store.create_key(key, credential, &audit_context()).unwrap();
+    }
+    let search = |text: &str, ids| Search {
+        text: SearchText::new(text),
+        ids,
+        limit: 9,
+    };
+    let keys = |text: &str, org| -> Vec<u64> {
+        let keys = store.search_keys(&search(text, 1..=u64::MAX), org).unwrap();
+        keys.into_iter().map(|key| key.id.0).collect()
+    };
+    let orgs = |text: &str| -> Vec<OrgId> {
+        let orgs = store.search_orgs(&search(text, 1..=u64::MAX)).unwrap();
+        orgs.into_iter().map(|org| org.id).collect()
+    };
+    // Labels, in any case of A to Z; nothing stands for other characters.
+    for (text, found) in [
+        ("shop", &[1, 6][..]),
+        ("SHOP", &[1, 6]),
+        ("b s", &[1]),
+        ("% o", &[3]),
+        ("%", &[1, 2, 3, 5, 6]),
+        ("r_s", &[5]),
+        ("\u{e9}", &[4]),
+        ("\u{c9}tat", &[]),
+        ("tilly", &[]),
+        // Ids, whole ones only.
+        ("2", &[2, 6]),
+        ("22", &[]),
+        ("99999999999999999999", &[]),
+        // Prefixes.
+        ("live_A", &[1, 2, 3, 4, 5, 6]),
+        // Names of organizations.
+        ("CLAIR", &[4]),
+    ] {
+        assert_eq!(keys(text, None), found, "{text}");
+    }
+    assert_eq!(keys("acme", None), [1, 2, 3, 5, 6]);
+    assert_eq!(keys("acme", Some(other)), [0; 0]);
+    assert_eq!(keys("live", Some(other)), [4]);
+    assert_eq!(keys("shop", Some(acme)), [1, 6]);
+    let some = Search {
+        limit: 1,
+        ..search("shop", 2..=6)
+    };
+    assert_eq!(store.search_keys(&some, None).unwrap()[0].id, KeyId(6));
+    assert!(
+        store
+            .search_keys(&search("shop", 2..=5), None)
+            .unwrap()
+            .is_empty()
+    );
+    let found = store
+        .search_keys(&search("Web", 1..=9), Some(acme))
+        .unwrap();
+    assert_eq!(found, [store.key(KeyId(1)).unwrap()]);
+
+    assert_eq!(orgs("works_"), [acme]);
+    assert_eq!(orgs("\u{c9}CL"), [other]);
+    assert_eq!(orgs("%"), [acme]);
+    assert_eq!(orgs(&other.to_string()), [other]);
+    assert_eq!(orgs("works%"), []);
+    assert_eq!(orgs("c"), [acme, other]);
+    let first = Search {
+        limit: 1,
+        ..search("c", 1..=9)
+    };
+    assert_eq!(
+        store.search_orgs(&first).unwrap(),
+        [store.org(acme).unwrap()]
+    );
+    assert!(
+        store
+            .search_orgs(&search("acme", 2..=9))
+            .unwrap()
+            .is_empty()
+    );
 }
 
 pub(in crate::store) fn updates_change_only_named_fields(database: &dyn TestDatabase) {

@@ -49,10 +49,12 @@ macro_rules! conforms {
             keys_are_created_all_or_none
             listings_are_paged
             keys_are_found_by_prefix
+            searches_find_parts_of_names_and_ids
             updates_change_only_named_fields
             rotation_keeps_the_key_and_retires_other_credentials
             expired_keys_are_counted_apart_and_extended_only_explicitly
             revocation_is_final
+            suspended_keys_are_counted_apart_until_they_are_resumed
             idempotency_keys_are_remembered_for_a_day
             totals_equal_the_events
             refused_requests_keep_the_last_use
@@ -133,6 +135,14 @@ pub(super) fn suspended() -> OrgChange {
     OrgChange {
         status: Some(OrgStatus::Suspended),
         ..OrgChange::default()
+    }
+}
+
+/// A change that suspends a key, or resumes it.
+pub(super) fn suspending(suspended: bool) -> KeyChange {
+    KeyChange {
+        suspended: Some(suspended),
+        ..KeyChange::default()
     }
 }
 

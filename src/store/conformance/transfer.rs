@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::{
     Changes, NOW, TestDatabase, after, audit_context, counter, hash, new_key, requests, resolve,
-    retiring, with_keys,
+    retiring, suspending, with_keys,
 };
 use crate::counter::{SavedValue, SubjectId};
 use crate::limit::{Balance, Period};
 use crate::lockout::{AuthFailure, Lock, LockChange};
-use crate::model::{Credential, HashScheme, Key, KeyId, OrgId, OrgStatus, Reason};
+use crate::model::{Credential, HashScheme, Key, KeyId, KeyStatus, OrgId, OrgStatus, Reason};
 use crate::store::transfer::{PageCursor, TransferKey, TransferPage, transfer_all};
 use crate::store::{Rehash, Store, StoreError, UsageBatch};
 
@@ -222,6 +222,7 @@ pub(in crate::store) fn merging_keeps_the_stricter_or_later_state(database: &dyn
     let (original, copy) = (&*original, &*copy);
     transfer_all(original, copy, |_| {}).unwrap();
     copy.revoke(KeyId(5));
+    copy.change_key(KeyId(7), suspending(true));
     copy.record(&rest(100, None)).unwrap();
     copy.record(&requests(2, after(24 * 60), 9)).unwrap();
     let (before, totals) = (contents(copy), copy.totals(NOW).unwrap());
@@ -232,11 +233,15 @@ pub(in crate::store) fn merging_keeps_the_stricter_or_later_state(database: &dyn
     // And the other way.
     original.suspend(OrgId(1));
     original.revoke(KeyId(6));
+    original.change_key(KeyId(8), suspending(true));
     transfer_all(original, copy, |_| {}).unwrap();
     assert_eq!(copy.org(OrgId(1)).unwrap().status, OrgStatus::Suspended);
     assert!(!copy.key(KeyId(6)).unwrap().is_active());
     assert!(!copy.key(KeyId(5)).unwrap().is_active());
-    assert_eq!(copy.totals(NOW).unwrap().active_keys, KEYS - 3);
+    for id in [KeyId(7), KeyId(8)] {
+        assert_eq!(copy.key(id).unwrap().status, KeyStatus::Suspended);
+    }
+    assert_eq!(copy.totals(NOW).unwrap().active_keys, KEYS - 5);
 }
 
 /// A key with a credential of the Python package.

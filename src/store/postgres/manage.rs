@@ -10,7 +10,9 @@ use super::records::{insert_credentials, put_keys, put_orgs, require_orgs};
 use super::rows::{self, at_most, key_columns, org_columns, select_keys, select_orgs};
 use crate::input::text;
 use crate::model::{Key, KeyId, Org, OrgId};
-use crate::store::{KeyChange, NewCredential, NewKey, OrgChange, Rotation, StoreError, changes};
+use crate::store::{
+    KeyChange, NewCredential, NewKey, OrgChange, Rotation, Search, StoreError, changes,
+};
 use crate::time::Timestamp;
 
 pub(super) async fn create_org(
@@ -56,6 +58,28 @@ pub(super) async fn orgs(
         )
         .await?;
     rows.iter().map(|row| rows::org(row, 0)).collect()
+}
+
+pub(super) async fn search_orgs(conn: &Conn, search: &Search) -> Result<Vec<Org>, StoreError> {
+    let [first, last, id] = searched_ids(search);
+    let rows = conn
+        .rows(
+            // In the collation C, `lower` changes only the letters A to Z.
+            select_orgs!(
+                "o.id BETWEEN $1 AND $2 AND (o.id = $3 OR strpos(lower(o.name COLLATE \"C\"), $4) > 0) \
+                 ORDER BY o.id LIMIT $5"
+            ),
+            &[&first, &last, &id, &search.text.as_str(), &at_most(search.limit)],
+        )
+        .await?;
+    rows.iter().map(|row| rows::org(row, 0)).collect()
+}
+
+/// The first and the last id to look at, and the one that is looked for, or 0, which is none.
+fn searched_ids(search: &Search) -> [i64; 3] {
+    let (first, last) = search.ids.clone().into_inner();
+    let wanted = search.text.id().unwrap_or_default();
+    [first, last, wanted].map(|id| i64::try_from(id).unwrap_or(i64::MAX))
 }
 
 pub(super) async fn update_org(
@@ -127,6 +151,36 @@ pub(super) async fn keys(
     found.iter().map(|row: &Row| rows::key(row, 0)).collect()
 }
 
+pub(super) async fn search_keys(
+    conn: &Conn,
+    search: &Search,
+    of: Option<OrgId>,
+) -> Result<Vec<Key>, StoreError> {
+    let [first, last, id] = searched_ids(search);
+    let of = of.map(|id| id.0 as i64);
+    let found = conn
+        .rows(
+            select_keys!(
+                "k.id BETWEEN $1 AND $2 AND ($6::bigint IS NULL OR k.org_id = $6) AND (k.id = $3 \
+                 OR strpos(lower(k.label COLLATE \"C\"), $4) > 0 \
+                 OR strpos(lower(k.prefix COLLATE \"C\"), $4) > 0 \
+                 OR k.org_id IN (SELECT id FROM organizations \
+                                 WHERE strpos(lower(name COLLATE \"C\"), $4) > 0)) \
+                 ORDER BY k.id LIMIT $5"
+            ),
+            &[
+                &first,
+                &last,
+                &id,
+                &search.text.as_str(),
+                &at_most(search.limit),
+                &of,
+            ],
+        )
+        .await?;
+    found.iter().map(|row| rows::key(row, 0)).collect()
+}
+
 pub(super) async fn keys_with_prefix(
     conn: &Conn,
     text: &str,
@@ -144,10 +198,10 @@ pub(super) async fn update_key(
     id: KeyId,
     change: KeyChange,
 ) -> Result<Key, StoreError> {
-    let mut key = key(conn, id).await?;
+    let before = key(conn, id).await?;
+    let mut key = before.clone();
     change.apply(&mut key)?;
-    put_keys(conn, [(&key, None)]).await?;
-    turn.entries.push(FeedEntry::Key(id));
+    put_changed_key(conn, turn, &before, &key).await?;
     Ok(key)
 }
 
@@ -173,15 +227,26 @@ pub(super) async fn revoke_key(
     turn: &mut CommitTurn,
     id: KeyId,
 ) -> Result<Key, StoreError> {
-    let mut key = key(conn, id).await?;
+    let before = key(conn, id).await?;
+    let mut key = before.clone();
     if changes::revoke(&mut key) {
-        put_keys(conn, [(&key, None)]).await?;
-        conn.run(
-            "UPDATE keyguard_state SET active_keys = active_keys - 1",
-            &[],
-        )
-        .await?;
-        turn.entries.push(FeedEntry::Key(id));
+        put_changed_key(conn, turn, &before, &key).await?;
     }
     Ok(key)
+}
+
+async fn put_changed_key(
+    conn: &Conn,
+    turn: &mut CommitTurn,
+    before: &Key,
+    key: &Key,
+) -> Result<(), StoreError> {
+    put_keys(conn, [(key, None)]).await?;
+    let growth = changes::enabled_growth(Some(before), key);
+    if growth != 0 {
+        let sql = "UPDATE keyguard_state SET active_keys = active_keys + $1";
+        conn.run(sql, &[&growth]).await?;
+    }
+    turn.entries.push(FeedEntry::Key(key.id));
+    Ok(())
 }

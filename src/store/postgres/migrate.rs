@@ -10,10 +10,10 @@ use crate::store::StoreError;
 use crate::time::Timestamp;
 
 /// Migrations in version order.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0004_tables.sql")];
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0005_tables.sql")];
 
 /// The version created by the first migration. Earlier versions were never released.
-const FIRST_VERSION: usize = 4;
+const FIRST_VERSION: usize = 5;
 
 const VERSION: usize = FIRST_VERSION + MIGRATIONS.len() - 1;
 

@@ -67,7 +67,7 @@ use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash,
-    Resolved, Rotation, SavedSet, Store, StoreError, Totals, UsageBatch, UsageStore,
+    Resolved, Rotation, SavedSet, Search, Store, StoreError, Totals, UsageBatch, UsageStore,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -264,6 +264,11 @@ impl Store for PostgresStore {
         self.read(async move |conn| manage::orgs(conn, after, limit).await)
     }
 
+    fn search_orgs(&self, search: &Search) -> Result<Vec<Org>, StoreError> {
+        let search = search.clone();
+        self.read(async move |conn| manage::search_orgs(conn, &search).await)
+    }
+
     fn update_org(
         &self,
         id: OrgId,
@@ -301,6 +306,11 @@ impl Store for PostgresStore {
     fn old_texts_until(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, Timestamp)>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.0 as i64).collect();
         self.read(async move |conn| credentials::old_texts_until(conn, &ids).await)
+    }
+
+    fn search_keys(&self, search: &Search, org: Option<OrgId>) -> Result<Vec<Key>, StoreError> {
+        let search = search.clone();
+        self.read(async move |conn| manage::search_keys(conn, &search, org).await)
     }
 
     fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError> {

@@ -6,7 +6,7 @@ use tokio_postgres::types::Json;
 use super::conn::Conn;
 use super::rows::{hex, monthly_limit, scopes_text};
 use crate::input::text;
-use crate::model::{Credential, HashedKey, Key, KeyId, LimitOverride, Org, OrgId};
+use crate::model::{Credential, HashedKey, Key, KeyId, KeyStatus, LimitOverride, Org, OrgId};
 use crate::store::StoreError;
 use crate::store::codec::texts;
 use crate::time::Timestamp;
@@ -61,6 +61,7 @@ struct KeyRow<'a> {
     prefix: &'a str,
     hashed_key: String,
     active: bool,
+    suspended: bool,
     scopes: String,
     rate_limit_per_minute: u32,
     monthly_limit: Option<i64>,
@@ -83,7 +84,8 @@ pub(super) async fn put_keys(
         label: &key.label,
         prefix: &key.shown_prefix,
         hashed_key: hash.map(|hash| hex(&hash.0)).unwrap_or_default(),
-        active: !key.is_revoked(),
+        active: key.is_enabled(),
+        suspended: key.status == KeyStatus::Suspended,
         scopes: scopes_text(&key.scopes),
         rate_limit_per_minute: key.rate_limit_per_minute.get(),
         monthly_limit: monthly_limit(&key.limits),
@@ -103,7 +105,8 @@ pub(super) async fn put_keys(
         "INSERT INTO api_keys AS k SELECT * FROM json_populate_recordset(NULL::api_keys, $1) \
          ON CONFLICT (id) DO UPDATE SET label = excluded.label, prefix = excluded.prefix, \
              hashed_key = coalesce(nullif(excluded.hashed_key, ''), k.hashed_key), \
-             active = excluded.active, scopes = excluded.scopes, \
+             active = excluded.active, suspended = excluded.suspended, \
+             scopes = excluded.scopes, \
              rate_limit_per_minute = excluded.rate_limit_per_minute, \
              monthly_limit = excluded.monthly_limit, expires_at = excluded.expires_at, \
              last_used_at = greatest(k.last_used_at, excluded.last_used_at), \

@@ -25,7 +25,7 @@ macro_rules! org_columns {
 macro_rules! key_columns {
     () => {
         "k.id, k.org_id, k.label, k.prefix, k.active, k.scopes, k.rate_limit_per_minute, k.limits, \
-         k.allowed_ips, k.overrides, k.created_at, k.expires_at, k.last_used_at"
+         k.allowed_ips, k.overrides, k.created_at, k.expires_at, k.last_used_at, k.suspended"
     };
 }
 
@@ -56,7 +56,7 @@ macro_rules! select_keys {
 pub(super) use {key_columns, org_columns, select_keys, select_orgs};
 
 /// Number of columns of a key.
-pub(super) const KEY_WIDTH: usize = 13;
+pub(super) const KEY_WIDTH: usize = 14;
 /// Number of columns of an organization.
 pub(super) const ORG_WIDTH: usize = 6;
 
@@ -88,7 +88,7 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
         org_id: OrgId(row.try_get::<_, i64>(at + 1)? as u64),
         label: row.try_get(at + 2)?,
         shown_prefix: row.try_get(at + 3)?,
-        status: KeyStatus::stored(row.try_get(at + 4)?),
+        status: key_status(row.try_get(at + 4)?, row.try_get(at + 13)?),
         scopes: read_scopes(scopes.split(',').filter(|scope| !scope.is_empty()))?,
         rate_limit_per_minute: rate
             .ok_or_else(|| StoreError::damaged("a key has an invalid limit"))?,
@@ -100,6 +100,14 @@ pub(super) fn key(row: &Row, at: usize) -> Result<Key, StoreError> {
         last_used_at: row.try_get::<_, Option<_>>(at + 12)?.map(time),
         old_text_until: None,
     })
+}
+
+fn key_status(active: bool, suspended: bool) -> KeyStatus {
+    match (active, suspended) {
+        (_, true) => KeyStatus::Suspended,
+        (true, false) => KeyStatus::Active,
+        (false, false) => KeyStatus::Revoked,
+    }
 }
 
 pub(super) fn time(at: OffsetDateTime) -> Timestamp {

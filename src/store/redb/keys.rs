@@ -1,15 +1,17 @@
 //! Keys and their indices.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Bound;
 
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::credentials::Credentials;
-use super::rows::{find_key, missing, with_last_use};
+use super::rows::{find_key, find_org, missing, with_last_use};
 use super::tables::{ACTIVITY, EXPIRIES, KEY_PREFIXES, KEYS, ORG_KEYS, ORGS, meta, update_meta};
 use crate::model::{Key, KeyId, OrgId};
 use crate::store::codec::{RecordCounts, decode_key, encode_key};
-use crate::store::{KeyChange, NewCredential, NewKey, Rotation, StoreError, changes};
+use crate::store::{KeyChange, NewCredential, NewKey, Rotation, Search, StoreError, changes};
 
 pub(super) fn create(
     txn: &WriteTransaction,
@@ -104,6 +106,61 @@ pub(super) fn with_prefix(
     indexed(txn, ids.into_iter())
 }
 
+pub(super) fn search(
+    txn: &ReadTransaction,
+    search: &Search,
+    org: Option<OrgId>,
+) -> Result<Vec<Key>, StoreError> {
+    let keys = txn.open_table(KEYS)?;
+    let ids = search.ids.clone();
+    match org {
+        None => {
+            let rows = keys.range::<u64>(ids)?.map(|row| {
+                let (id, bytes) = row?;
+                decode_key(KeyId(id.value()), bytes.value())
+            });
+            found_among(txn, search, rows)
+        }
+        Some(org) => {
+            let range = (org.0, *ids.start())..=(org.0, *ids.end());
+            let rows = txn.open_table(ORG_KEYS)?.range::<(u64, u64)>(range)?;
+            let rows = rows.map(|row| {
+                let id = KeyId(row?.0.value().1);
+                find_key(&keys, id)?.ok_or_else(|| missing("a key"))
+            });
+            found_among(txn, search, rows)
+        }
+    }
+}
+
+fn found_among(
+    txn: &ReadTransaction,
+    search: &Search,
+    keys: impl Iterator<Item = Result<Key, StoreError>>,
+) -> Result<Vec<Key>, StoreError> {
+    let (orgs, activity) = (txn.open_table(ORGS)?, txn.open_table(ACTIVITY)?);
+    // Whether the text is in the name of each organization.
+    let mut names = HashMap::new();
+    let mut found = Vec::new();
+    for key in keys {
+        if found.len() == search.limit {
+            break;
+        }
+        let key = key?;
+        let is_in_name = match names.entry(key.org_id) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(entry) => {
+                let org = find_org(&orgs, key.org_id)?.ok_or_else(|| missing("an organization"))?;
+                *entry.insert(search.text.is_in(&org.name))
+            }
+        };
+        if is_in_name || search.text.finds_key(&key) {
+            found.push(with_last_use(&activity, key)?);
+        }
+    }
+    Ok(found)
+}
+
 /// Returns the keys of ids from an index.
 fn indexed(
     txn: &ReadTransaction,
@@ -140,13 +197,7 @@ pub(super) fn add_credential(
 }
 
 pub(super) fn revoke(txn: &WriteTransaction, id: KeyId) -> Result<Key, StoreError> {
-    let (key, was_active) = change_key(txn, id, |key| Ok(changes::revoke(key)))?;
-    if was_active {
-        update_meta(txn, meta::RECORD_COUNTS, |counts: &mut RecordCounts| {
-            counts.active_keys = counts.active_keys.saturating_sub(1);
-        })?;
-    }
-    Ok(key)
+    change_key(txn, id, |key| Ok(changes::revoke(key))).map(|(key, _)| key)
 }
 
 fn change_key<T>(
@@ -159,6 +210,12 @@ fn change_key<T>(
     let mut key = before.clone();
     let result = change(&mut key)?;
     table.put(Some(&before), &key)?;
+    let growth = changes::enabled_growth(Some(&before), &key);
+    if growth != 0 {
+        update_meta(txn, meta::RECORD_COUNTS, |counts: &mut RecordCounts| {
+            counts.active_keys = counts.active_keys.saturating_add_signed(growth);
+        })?;
+    }
     Ok((with_last_use(&txn.open_table(ACTIVITY)?, key)?, result))
 }
 
@@ -207,8 +264,8 @@ impl<'txn> Keys<'txn> {
     }
 }
 
-/// Revoked keys are not in the index of expiries.
+/// Suspended and revoked keys are not in the index of expiries.
 fn expiry(key: &Key) -> Option<u64> {
-    let expires_at = key.expires_at.filter(|_| !key.is_revoked())?;
+    let expires_at = key.expires_at.filter(|_| key.is_enabled())?;
     Some(expires_at.unix_millis())
 }

@@ -53,7 +53,8 @@ use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, ChangeEvent, FileSpace, KeyChange, NewCredential, NewKey, OrgChange, Rehash,
-    Resolved, Rotation, SavedSet, Store, StoreError, Totals, UsageBatch, UsageStore, Verification,
+    Resolved, Rotation, SavedSet, Search, Store, StoreError, Totals, UsageBatch, UsageStore,
+    Verification,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -185,6 +186,10 @@ impl Store for RedbStore {
         self.read(|txn| orgs::list(txn, after, limit))
     }
 
+    fn search_orgs(&self, search: &Search) -> Result<Vec<Org>, StoreError> {
+        self.read(|txn| orgs::search(txn, search))
+    }
+
     fn update_org(
         &self,
         id: OrgId,
@@ -217,6 +222,10 @@ impl Store for RedbStore {
 
     fn old_texts_until(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, Timestamp)>, StoreError> {
         self.read(|txn| credentials::old_texts_until(txn, ids))
+    }
+
+    fn search_keys(&self, search: &Search, org: Option<OrgId>) -> Result<Vec<Key>, StoreError> {
+        self.read(|txn| keys::search(txn, search, org))
     }
 
     fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError> {

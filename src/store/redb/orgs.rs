@@ -9,7 +9,7 @@ use super::tables::{ORG_NAMES, ORG_SKELETONS, ORGS, meta, update_meta};
 use crate::input::text;
 use crate::model::{Org, OrgId};
 use crate::store::codec::{RecordCounts, decode_org, encode_org};
-use crate::store::{OrgChange, StoreError, changes};
+use crate::store::{OrgChange, Search, StoreError, changes};
 use crate::time::Timestamp;
 
 pub(super) fn create(txn: &WriteTransaction, name: &str, at: Timestamp) -> Result<Org, StoreError> {
@@ -54,6 +54,22 @@ pub(super) fn list(
         decode_org(OrgId(id.value()), bytes.value())
     });
     rows.collect()
+}
+
+pub(super) fn search(txn: &ReadTransaction, search: &Search) -> Result<Vec<Org>, StoreError> {
+    let orgs = txn.open_table(ORGS)?;
+    let mut found = Vec::new();
+    for row in orgs.range::<u64>(search.ids.clone())? {
+        if found.len() == search.limit {
+            break;
+        }
+        let (id, bytes) = row?;
+        let org = decode_org(OrgId(id.value()), bytes.value())?;
+        if search.text.finds_org(&org) {
+            found.push(org);
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn update(

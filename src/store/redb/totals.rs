@@ -208,7 +208,7 @@ fn top_keys(
     rows.collect()
 }
 
-/// Returns the number of expired keys that are not revoked. Reads a row for each.
+/// Returns the number of expired keys that are neither suspended nor revoked. Reads a row for each.
 fn expired_keys(txn: &ReadTransaction, now: Timestamp) -> Result<u64, StoreError> {
     let expiries = txn.open_table(EXPIRIES)?;
     let mut count = 0;

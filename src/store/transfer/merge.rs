@@ -4,6 +4,7 @@ use crate::counter::{SavedCounter, SavedValue};
 use crate::lockout::Lock;
 use crate::model::{Credential, HashScheme, Key, KeyId, KeyStatus, Org};
 use crate::store::StoreError;
+use crate::store::changes::enabled_growth;
 use crate::time::Timestamp;
 
 /// Fails unless `existing`, which has the id or the name of `incoming`, is the same organization.
@@ -44,16 +45,23 @@ pub(in crate::store) fn require_same_owner(
     )))
 }
 
-/// Returns the key to store. A revoked key stays revoked.
+/// Returns the key to store. A revoked key stays revoked, and a suspended one suspended.
 pub(in crate::store) fn merge_key(existing: Option<&Key>, incoming: &Key) -> Key {
     let Some(existing) = existing else {
         return incoming.clone();
     };
     Key {
-        status: KeyStatus::stored(!existing.is_revoked() && !incoming.is_revoked()),
+        status: stricter(existing.status, incoming.status),
         last_used_at: existing.last_used_at.max(incoming.last_used_at),
         ..incoming.clone()
     }
+}
+
+fn stricter(one: KeyStatus, other: KeyStatus) -> KeyStatus {
+    let either_is = |status| one == status || other == status;
+    let strict = [KeyStatus::Revoked, KeyStatus::Suspended];
+    let strict = strict.into_iter().find(|status| either_is(*status));
+    strict.unwrap_or(KeyStatus::Active)
 }
 
 /// Returns the credential to store, if any; `existing` has the same hash. An expiry never moves later.
@@ -122,7 +130,6 @@ pub(in crate::store) struct Growth {
 impl Growth {
     pub(in crate::store) fn add_key(&mut self, existing: Option<&Key>, merged: &Key) {
         self.keys += i64::from(existing.is_none());
-        self.active_keys += i64::from(!merged.is_revoked());
-        self.active_keys -= i64::from(existing.is_some_and(|existing| !existing.is_revoked()));
+        self.active_keys += enabled_growth(existing, merged);
     }
 }

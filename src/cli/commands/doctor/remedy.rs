@@ -38,6 +38,12 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
             Some(id) => format!("{program} update-key {id} --expires-at TIME"),
             None => format!("{program} list-keys"),
         },
+        Area::LeakedKeys if condition.problem.contains("public_keys") => {
+            "kill -HUP PID    # of the server, after --leak-keys has the current keys".to_owned()
+        }
+        Area::LeakedKeys => {
+            format!("{program} audit    # has all finds; then rotate-key or create-key")
+        }
         Area::Policy => match policy {
             Some(file) => format!("keyguard policy check {file}    # then {program} reload"),
             None => format!("{program} reload    # after the policy is corrected"),

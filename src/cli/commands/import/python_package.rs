@@ -178,7 +178,10 @@ fn key(row: &Row<'_, 12>, org_ids: &Ids) -> Result<(String, TransferKey), Import
         org_id: OrgId(*org_id),
         label: label(row)?,
         shown_prefix: shown.chars().take(MAX_PREFIX).collect(),
-        status: KeyStatus::stored(active),
+        status: match active {
+            true => KeyStatus::Active,
+            false => KeyStatus::Revoked,
+        },
         scopes: scopes.unwrap_or_default(),
         rate_limit_per_minute: per_minute.unwrap_or(PER_MINUTE),
         limits: monthly.map(monthly_limit).into_iter().collect(),

@@ -68,7 +68,7 @@ impl Sandbox {
 
     fn copy_all(&mut self, connection: &mut GuardConnection) -> Result<(), CliError> {
         let mut suspended = Vec::new();
-        for listed in pages::orgs(connection) {
+        for listed in pages::orgs(connection, None) {
             let org = listed?.org;
             let id = self.guard.admin().create_org(&org.name)?.id;
             let change = UpdateOrg::new(id).limits(org.limits);
@@ -77,7 +77,7 @@ impl Sandbox {
                 suspended.push(id);
             }
         }
-        for page in pages::keys(connection, None) {
+        for page in pages::keys(connection, None, None) {
             self.copy_keys(&page?)?;
         }
         for id in suspended {
@@ -101,8 +101,10 @@ impl Sandbox {
         let copies = self.guard.admin().create_keys(&requests)?;
         for (KeyReply { key, .. }, copy) in page.iter().zip(copies) {
             let (id, copy) = (key.id, copy.key.id);
-            if key.status == KeyStatus::Revoked {
-                self.guard.admin().revoke_key(copy)?;
+            match key.status {
+                KeyStatus::Revoked => drop(self.guard.admin().revoke_key(copy)?),
+                KeyStatus::Suspended => drop(self.guard.admin().suspend_key(copy)?),
+                KeyStatus::Active | KeyStatus::Expired => {}
             }
             let known = KnownKey { id, copy };
             // An id takes precedence over an equal prefix.

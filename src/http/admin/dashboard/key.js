@@ -63,6 +63,9 @@ export class KeyDetails {
     const all = [
       button("Change", changing(() => edit(key)), { name: "change" }),
       button("Rotate", changing(() => rotate(key)), { name: "rotate" }),
+      key.status === "suspended"
+        ? button("Resume", () => this.resume(key), { name: "suspend" })
+        : button("Suspend", changing(() => this.suspend(key)), { name: "suspend" }),
       button("Revoke", changing(() => this.revoke(key)), { name: "revoke", kind: "danger" }),
     ];
     fill(this.actions, statusBadge(key), key.status !== "revoked" && all);
@@ -134,6 +137,22 @@ export class KeyDetails {
       { title: "Reason", cell: ({ reason }) => words(reason) },
       { title: "Refused", number: true, cell: ({ requests }) => number(requests) },
     ], reasons.rows, "Nothing was refused."));
+  }
+
+  suspend(key) {
+    return confirm({
+      title: `Suspend ${key.label}?`,
+      text: "Every request with this key is refused until it is resumed.",
+      submit: "Suspend",
+      done: `${key.label} is suspended.`,
+      action: () => post(`keys/${key.id}/suspend`),
+    });
+  }
+
+  async resume(key) {
+    await post(`keys/${key.id}/resume`);
+    announce(`${key.label} is no longer suspended.`);
+    await this.onchange();
   }
 
   revoke(key) {

@@ -6,8 +6,8 @@ import { announce, badge, button, choice, fill, h } from "./dom.js";
 import { keyLink, time } from "./format.js";
 import { loadAll, SearchList } from "./lists.js";
 
-const STATUSES = [["", "any"], ["active", "active"], ["expired", "expired"], ["revoked", "revoked"]];
-const KINDS = { active: "good", expired: "warn", revoked: "bad" };
+const STATUSES = [["", "any"], ["active", "active"], ["suspended", "suspended"], ["expired", "expired"], ["revoked", "revoked"]];
+const KINDS = { active: "good", suspended: "warn", expired: "warn", revoked: "bad" };
 
 const EXPIRY = { name: "expires_at", label: "Expires", type: "datetime-local", hint: "Empty for never." };
 
@@ -24,10 +24,7 @@ export class Keys {
     this.list = new SearchList({
       caption: "Keys",
       empty: "No keys.",
-      textOf: ({ id, label, prefix, org_name, scopes }) => [id, label, prefix, org_name, ...scopes].join(" "),
-      beyond: (text) => /^\d+$/.test(text)
-        ? keyLink(text, `key ${text}`)
-        : h("a", { href: `#keys/${encodeURIComponent(text)}` }, `keys of organization ${text}`),
+      onsearch: () => this.onchange(),
       filter: (key) => this.status === "" || key.status === this.status,
       columns: [
         { title: "Key", cell: ({ id, label }) => keyLink(id, label) },
@@ -49,7 +46,7 @@ export class Keys {
   }
 
   async refresh() {
-    this.list.set(await loadAll("keys", { org: this.org, limit: 1_000 }));
+    await this.list.load((search) => loadAll("keys", { org: this.org, search, limit: 1_000 }));
   }
 
   async create() {

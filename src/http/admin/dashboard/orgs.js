@@ -13,7 +13,7 @@ export class Orgs {
     this.list = new SearchList({
       caption: "Organizations",
       empty: "No organizations.",
-      textOf: ({ id, name }) => `${id} ${name}`,
+      onsearch: () => this.onchange(),
       columns: [
         { title: "Name", cell: ({ id, name }) =>
           h("a", { href: `#keys/${encodeURIComponent(name)}`, "data-focus": `org ${id}` }, name) },
@@ -29,7 +29,7 @@ export class Orgs {
   }
 
   async refresh() {
-    this.list.set(await loadAll("orgs", { limit: 1_000 }));
+    await this.list.load((search) => loadAll("orgs", { search, limit: 1_000 }));
   }
 
   actions(org) {

@@ -9,10 +9,15 @@ import { outcomes, RANGE_CHOICES, RANGES, startOf, totals } from "./usage.js";
 /** The number of latest requests to show. */
 const LATEST = 20;
 
+/** How long findings are shown until they are looked for again, in milliseconds: all keys are read for that. */
+const DIAGNOSED_FOR = 300_000;
+
 export class Overview {
   title = "Overview";
   range = "1h";
   latest = [];
+  findings = [];
+  diagnosedAt = -Infinity;
 
   constructor() {
     this.warnings = h("div");
@@ -62,10 +67,15 @@ export class Overview {
     this.chart.show(range, counts);
     keepingFocus(this.topKeys, () => this.showTopKeys(keys));
     this.showReasons(reasons);
+    if (Date.now() - this.diagnosedAt < DIAGNOSED_FOR) return;
+    this.diagnosedAt = Date.now();
+    const { conditions } = await get("diagnosis");
+    this.findings = conditions.map(({ problem }) => problem).filter((problem) => !stats.warnings.includes(problem));
+    this.showWarnings(stats);
   }
 
   showWarnings(stats) {
-    const warnings = [...stats.warnings];
+    const warnings = [...stats.warnings, ...this.findings];
     if (stats.sink_failures > 0) warnings.push(`${number(stats.sink_failures)} writes to the usage sink failed; they are retried.`);
     if (stats.rejected_locks > 0) warnings.push(`${number(stats.rejected_locks)} locks were not made: there are too many.`);
     // Assistive technology reads the list again only if it changes.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::schemas;
-use crate::http::admin::operation::{Operation, Tag};
+use crate::http::admin::operation::{Caller, Operation, Tag};
 use crate::http::problem::ProblemDocument;
 
 const DESCRIPTION: &str = "Keys, organizations, limits and locks of one data file. Times are \
@@ -71,7 +71,7 @@ fn describe(operation: &Operation) -> Value {
             "example": 1,
         }));
     }
-    if operation.route.method == Method::POST && !operation.is_for_trusted_peers {
+    if operation.route.method == Method::POST && operation.caller == Caller::Administrator {
         parameters.push(json!({
             "name": "Idempotency-Key",
             "in": "header",
@@ -80,6 +80,9 @@ fn describe(operation: &Operation) -> Value {
             "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
         }));
     }
+    if operation.caller == Caller::Reporter {
+        parameters.extend(signature_fields());
+    }
     let mut description = json!({
         "operationId": operation.id,
         "tags": [operation.route.tag.name()],
@@ -87,7 +90,7 @@ fn describe(operation: &Operation) -> Value {
         "parameters": parameters,
         "responses": responses(operation),
     });
-    if operation.is_for_trusted_peers {
+    if operation.caller != Caller::Administrator {
         description["security"] = json!([]);
     }
     if let Some(name) = &operation.schemas.body {
@@ -97,6 +100,29 @@ fn describe(operation: &Operation) -> Value {
         });
     }
     description
+}
+
+/// The header fields of a signed report.
+fn signature_fields() -> [Value; 2] {
+    let field = |name: &str, description: &str| {
+        json!({
+            "name": name,
+            "in": "header",
+            "required": true,
+            "description": description,
+            "schema": { "type": "string" },
+        })
+    };
+    [
+        field(
+            "Github-Public-Key-Identifier",
+            "The key that signed the body.",
+        ),
+        field(
+            "Github-Public-Key-Signature",
+            "The signature of the body: ECDSA with P-256 and SHA-256, ASN.1 DER, base64.",
+        ),
+    ]
 }
 
 /// Moves the example of an optional field to its description: Swagger UI sends examples, and those of all
@@ -144,7 +170,7 @@ fn responses(operation: &Operation) -> Value {
             "content": {
                 "application/problem+json": {
                     "schema": reference(&ProblemDocument::name()),
-                    "example": problem_example(status),
+                    "example": problem_example(operation, status),
                 },
             },
         });
@@ -153,9 +179,13 @@ fn responses(operation: &Operation) -> Value {
     Value::Object(all)
 }
 
-fn problem_example(status: StatusCode) -> Value {
+fn problem_example(operation: &Operation, status: StatusCode) -> Value {
     let (code, detail) = match status {
         StatusCode::BAD_REQUEST => ("conflicting_hosts", "`Host` must occur once only."),
+        StatusCode::UNAUTHORIZED if operation.caller == Caller::Reporter => (
+            "invalid_signature",
+            "The report has no valid signature of a known reporter.",
+        ),
         StatusCode::UNAUTHORIZED => ("invalid_admin_key", "Invalid admin key."),
         StatusCode::FORBIDDEN => (
             "foreign_origin",

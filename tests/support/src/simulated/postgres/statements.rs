@@ -177,7 +177,7 @@ pub(super) fn named(sql: &str) -> Statement {
             rows([row![last]])
         })
     } else if is("UPDATE keyguard_state SET active_keys") {
-        write("", "", |_, _| affected(1))
+        write("int8", "", |_, _| affected(1))
     } else if is("INSERT INTO organizations") {
         write("json", "", |tables, call| {
             put(
@@ -191,6 +191,7 @@ pub(super) fn named(sql: &str) -> Statement {
             "label",
             "prefix",
             "active",
+            "suspended",
             "scopes",
             "rate_limit_per_minute",
             "expires_at",
@@ -391,6 +392,7 @@ fn key(key: &Value) -> Vec<Cell> {
         time(key, "created_at"),
         time(key, "expires_at"),
         time(key, "last_used_at"),
+        key["suspended"].as_bool(),
     ]
 }
 

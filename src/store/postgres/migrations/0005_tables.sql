@@ -11,7 +11,7 @@ CREATE TABLE organizations (
     overrides   jsonb NOT NULL DEFAULT '[]'
 );
 
--- `scopes` are separated by commas. `hashed_key` is the latest credential's hash in hexadecimal
+-- A key that is neither active nor suspended was revoked. `scopes` are separated by commas. `hashed_key` is the latest credential's hash in hexadecimal
 -- digits and `monthly_limit` one of `limits`: both are for display only.
 CREATE TABLE api_keys (
     id                     bigint PRIMARY KEY,
@@ -28,7 +28,8 @@ CREATE TABLE api_keys (
     last_used_at           timestamptz,
     limits                 text[] NOT NULL DEFAULT '{}',
     allowed_ips            text[] NOT NULL DEFAULT '{}',
-    overrides              jsonb NOT NULL DEFAULT '[]'
+    overrides              jsonb NOT NULL DEFAULT '[]',
+    suspended              boolean NOT NULL DEFAULT false CHECK (NOT (active AND suspended))
 ) WITH (fillfactor = 80); -- so that a new `last_used_at` stays on its page
 
 CREATE INDEX api_keys_org ON api_keys (org_id, id);

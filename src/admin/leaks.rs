@@ -1,0 +1,154 @@
+//! Keys that were found in public.
+
+use serde_json::json;
+
+use super::{Admin, AdminError};
+use crate::guard::{WarningKind, stored_key};
+use crate::input::text;
+use crate::model::{Key, KeyId, key_text};
+use crate::store::{AuditContext, IdempotencyKey, Store, StoreError};
+
+/// The largest numbers of characters of a URL and of a source in the audit log.
+const URL_CHARS: usize = 1_024;
+const SOURCE_CHARS: usize = 64;
+
+/// The text of a key that was found in public, as a reporter sent it.
+#[derive(Clone, Copy)]
+pub(crate) struct Leak<'r> {
+    pub(crate) token: &'r str,
+    /// Where it was found; may be empty.
+    pub(crate) url: &'r str,
+    /// The kind of the place, such as `content` or `commit`; may be empty.
+    pub(crate) source: &'r str,
+}
+
+/// What is done about a leaked key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnLeak {
+    Revoke,
+    Warn,
+}
+
+impl Admin {
+    /// Revokes the key with a leaked text, or only warns of it. Returns whether there is such a key. A key that
+    /// does not accept the text any more stays as it is, and so does one that is reported again.
+    pub(crate) fn report_leak(&self, leak: Leak<'_>, on_leak: OnLeak) -> Result<bool, AdminError> {
+        let Some(found) = stored_key(&self.guard, leak.token.as_bytes())? else {
+            return Ok(false);
+        };
+        let now = self.guard.now();
+        // An expired key may be reactivated, but a replaced text is never accepted again.
+        let is_replaced = found.credential_expires_at.is_some_and(|at| at <= now);
+        if !found.key.is_revoked() && !is_replaced {
+            self.audit_leak(&found.key, leak, on_leak)?;
+        }
+        Ok(true)
+    }
+
+    /// Enters the leak of a key in the audit log, revokes the key in the same transaction if it is to be
+    /// revoked, and warns. Does nothing if this find was entered within a day.
+    fn audit_leak(&self, key: &Key, leak: Leak<'_>, on_leak: OnLeak) -> Result<(), AdminError> {
+        let id = key.id;
+        let url = shown(leak.url, leak.token, URL_CHARS);
+        let source = shown(leak.source, leak.token, SOURCE_CHARS);
+        let audit = |action| {
+            let details = json!({ "source": source, "url": url });
+            self.audit_context(action, Some(id.0), details)
+        };
+        let outcome = match on_leak {
+            OnLeak::Revoke => {
+                let audit = audit("revoke_key");
+                let revoke = |store: &dyn Store| store.revoke_key(id, &audit);
+                self.guard.change_key(id, revoke)?;
+                "is revoked: its owner needs another one".to_owned()
+            }
+            OnLeak::Warn => {
+                let audit = AuditContext {
+                    idempotency_key: Some(once_a_day(id, &url)),
+                    ..audit("report_leak")
+                };
+                match self.guard.store().append_audit(&audit) {
+                    Err(StoreError::AlreadyDone(_)) => return Ok(()),
+                    appended => appended?,
+                }
+                format!("is still accepted: `keyguard rotate-key {id} --grace 0` replaces its text")
+            }
+        };
+        let place = match url.as_str() {
+            "" => "in public".to_owned(),
+            url => format!("at {url}"),
+        };
+        let warning = format!("key {id} `{}` was found {place}, and {outcome}", key.label);
+        let warnings = self.guard.warnings();
+        warnings.add_of(WarningKind::LeakedKey, &warning);
+        Ok(())
+    }
+}
+
+/// Identifies the report of a key at a place, which is entered once a day at most.
+fn once_a_day(id: KeyId, url: &str) -> IdempotencyKey {
+    let mut hasher = blake3::Hasher::new_derive_key("keyguard 2026-11-27 leak report v1");
+    hasher.update(&id.0.to_le_bytes()).update(url.as_bytes());
+    let hash = *hasher.finalize().as_bytes();
+    IdempotencyKey {
+        name: hash,
+        request: hash,
+    }
+}
+
+/// Returns a text of a reporter for the audit log: without keys, in one line, with at most `most` characters.
+fn shown(given: &str, token: &str, most: usize) -> String {
+    let without_token = given.replace(token, "…");
+    match key_text::is_within(&without_token) {
+        true => text::escaped(&key_text::without_keys(&without_token), most),
+        // Ids of commits in a URL look like parts of keys, and stay whole.
+        false => text::escaped(&without_token, most),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{KeyPrefix, PlainKey};
+
+    const COMMIT: &str = "https://example.com/blob/12345600b9cbe38a219f39a9941c9319b600c002/a.txt";
+
+    fn key() -> String {
+        let key = PlainKey::generate(&KeyPrefix::default()).unwrap();
+        key.expose().to_owned()
+    }
+
+    #[test]
+    fn the_place_of_a_find_is_shown_whole() {
+        assert_eq!(shown(COMMIT, &key(), URL_CHARS), COMMIT);
+    }
+
+    #[test]
+    fn keys_in_the_place_of_a_find_are_not_shown() {
+        let (token, other) = (key(), key());
+        let url = format!("{COMMIT}?q={token}&other={other}");
+        let shown = shown(&url, &token, URL_CHARS);
+        for hidden in [&token[12..], &other[12..]] {
+            assert!(!shown.contains(hidden), "{shown}");
+        }
+        // A key of the Python package may have any form.
+        assert_eq!(super::shown("/a?b=secret!1", "secret!1", 99), "/a?b=…");
+    }
+
+    #[test]
+    fn the_place_of_a_find_is_one_line_of_bounded_length() {
+        let url = "https://example.com/\n\u{1b}[31m\u{202e}";
+        let escaped = r"https://example.com/\n\u{1b}[31m\u{202e}";
+        assert_eq!(shown(url, &key(), URL_CHARS), escaped);
+        let long = shown(&"a/".repeat(URL_CHARS), &key(), URL_CHARS);
+        assert_eq!(long.chars().count(), URL_CHARS + 1);
+    }
+
+    #[test]
+    fn reports_differ_by_key_and_place() {
+        let one = once_a_day(KeyId(1), "a");
+        assert_eq!(one, once_a_day(KeyId(1), "a"));
+        assert_ne!(one.name, once_a_day(KeyId(2), "a").name);
+        assert_ne!(one.name, once_a_day(KeyId(1), "b").name);
+    }
+}

@@ -1,0 +1,15 @@
+//! `suspend-key`
+
+use crate::admin::command::SuspendKey;
+use crate::cli::args::KeyArg;
+use crate::cli::{error::CliError, exit::Exit, settings::Cli};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  keyguard suspend-key 7
+  keyguard suspend-key kg_live_xvC3";
+
+pub(crate) type Opts = KeyArg;
+
+pub(crate) fn run(cli: &Cli, key: Opts) -> Result<Exit, CliError> {
+    key.change(cli, "API key suspended", |id| SuspendKey { id })
+}
