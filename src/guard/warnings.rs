@@ -136,6 +136,9 @@ pub(crate) enum Topic {
     /// Scheduled backups.
     #[cfg(feature = "serve")]
     Backup,
+    /// Deliveries to webhooks.
+    #[cfg(feature = "serve")]
+    Webhooks,
     /// Steps of the calendar clock.
     Clock,
 }
@@ -149,6 +152,8 @@ impl Topic {
             Self::Sink => Area::Usage,
             #[cfg(feature = "serve")]
             Self::Backup => Area::Data,
+            #[cfg(feature = "serve")]
+            Self::Webhooks => Area::Webhooks,
             Self::Clock => Area::Clock,
         }
     }

@@ -29,13 +29,16 @@ pub(crate) enum Area {
     Usage,
     Redis,
     Postgres,
+    /// Events cannot be delivered.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    Webhooks,
     /// Anything else about the process.
     Process,
 }
 
 impl Area {
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Data,
         Self::Secret,
         Self::Files,
@@ -48,6 +51,7 @@ impl Area {
         Self::Usage,
         Self::Redis,
         Self::Postgres,
+        Self::Webhooks,
         Self::Process,
     ];
 
@@ -67,6 +71,7 @@ impl Area {
             Self::Usage => "usage",
             Self::Redis => "redis",
             Self::Postgres => "postgres",
+            Self::Webhooks => "webhooks",
             Self::Process => "process",
         }
     }

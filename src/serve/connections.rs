@@ -20,6 +20,7 @@ use super::listen::{Listener, Stream};
 use super::otlp::Tracer;
 use super::routes::Routes;
 use super::settings::Settings;
+use super::webhooks::WebhookStatus;
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
@@ -37,12 +38,13 @@ impl Connections {
         guard: &KeyGuard,
         settings: &Settings,
         tracer: Tracer,
+        webhooks: Arc<WebhookStatus>,
     ) -> Result<Self, ServeError> {
         let tls = settings.tls.as_ref();
         let permits = settings.max_connections.get().min(Semaphore::MAX_PERMITS);
         Ok(Self {
             guard: guard.clone(),
-            routes: Arc::new(Routes::new(guard.clone(), settings, tracer)),
+            routes: Arc::new(Routes::new(guard.clone(), settings, tracer, webhooks)),
             tls: tls
                 .map(|tls| tls.acceptor().map_err(ServeError::Tls))
                 .transpose()?,

@@ -7,6 +7,7 @@ mod decision_times;
 mod demo;
 mod error;
 mod forward_auth;
+mod http_client;
 mod listen;
 mod metrics;
 #[cfg(not(feature = "otlp"))]
@@ -20,9 +21,11 @@ mod server;
 mod settings;
 mod shutdown;
 mod tls;
+mod webhooks;
 
 pub(crate) use self::demo::serve_demo;
 pub(crate) use self::error::ServeError;
 pub(crate) use self::listen::ListenAddr;
 pub(crate) use self::server::serve;
 pub(crate) use self::settings::Settings;
+pub(crate) use self::webhooks::Webhooks;

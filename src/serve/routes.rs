@@ -1,6 +1,7 @@
 //! The paths of the server.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hyper::service::Service;
 use super::decision_times::{DecisionTimes, Endpoint};
 use super::otlp::Tracer;
 use super::settings::Settings;
+use super::webhooks::WebhookStatus;
 use super::{check, forward_auth, metrics, readiness};
 use crate::http::AdminService;
 use crate::http::body::read_body;
@@ -28,13 +30,19 @@ pub(super) struct Routes {
     trusted: CidrSet,
     decision_times: DecisionTimes,
     tracer: Tracer,
+    webhooks: Arc<WebhookStatus>,
     logs_requests: bool,
     max_body_bytes: usize,
     timeout: Duration,
 }
 
 impl Routes {
-    pub(super) fn new(guard: KeyGuard, settings: &Settings, tracer: Tracer) -> Self {
+    pub(super) fn new(
+        guard: KeyGuard,
+        settings: &Settings,
+        tracer: Tracer,
+        webhooks: Arc<WebhookStatus>,
+    ) -> Self {
         let admin = AdminService::documenting(guard.clone(), &[check::operation()])
             .hosts(settings.hosts.iter().cloned())
             .max_body_bytes(settings.max_body);
@@ -44,6 +52,7 @@ impl Routes {
             trusted: settings.trust.clone(),
             decision_times: DecisionTimes::new(),
             tracer,
+            webhooks,
             logs_requests: settings.log_requests,
             max_body_bytes: settings.max_body,
             timeout: settings.timeout,
@@ -95,7 +104,7 @@ impl Routes {
                 self.require_trusted(peer)?;
                 self.admin
                     .require_own_host(request.headers(), request.uri())?;
-                metrics::respond(&self.guard, &self.decision_times).await
+                metrics::respond(&self.guard, &self.decision_times, &self.webhooks).await
             }
             "/v1/check" => {
                 require_method(&request, &[Method::POST])?;

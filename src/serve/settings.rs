@@ -10,6 +10,7 @@ use super::backups::BackupSettings;
 use super::listen::ListenAddr;
 use super::otlp::OtlpOpts;
 use super::tls::Tls;
+use super::webhooks::WebhookSettings;
 use crate::net::CidrSet;
 use crate::time::duration::duration_argument;
 
@@ -59,6 +60,8 @@ pub(crate) struct Settings {
     pub(super) otlp: OtlpOpts,
     #[command(flatten)]
     pub(super) backups: BackupSettings,
+    #[command(flatten)]
+    pub(crate) webhooks: WebhookSettings,
 }
 
 fn mode(text: &str) -> Result<u32, String> {

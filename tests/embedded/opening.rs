@@ -160,7 +160,7 @@ fn file_of_an_older_format_is_refused() {
         &[
             name(&home.file()),
             "has format 1",
-            "reads format 6",
+            "reads format 7",
             "use the version that wrote it",
         ],
     );
@@ -169,15 +169,15 @@ fn file_of_an_older_format_is_refused() {
 
 #[test]
 fn file_of_a_newer_format_is_refused() {
-    let home = of_format(7);
+    let home = of_format(8);
     // The format is checked first; other formats may store the secret's fingerprint differently.
     let refused = refused(
         &home.file(),
         Config::new("another secret"),
         &[
             name(&home.file()),
-            "has format 7",
-            "reads format 6",
+            "has format 8",
+            "reads format 7",
             "use the version that wrote it",
         ],
     );

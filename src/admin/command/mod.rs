@@ -13,6 +13,7 @@ mod orgs;
 mod reports;
 mod rows;
 mod usage;
+mod webhooks;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,8 @@ pub(crate) use self::rows::Rows;
 #[cfg(feature = "cli")]
 pub(crate) use self::usage::RequestFilter;
 pub(crate) use self::usage::{GetUsage, ListRequests, TailUsage};
+#[cfg(feature = "cli")]
+pub(crate) use self::webhooks::{ListDeliveries, Redeliver, SendTestEvent};
 
 use super::{Admin, AdminError, CreateKey, Failure, FailureCode, UpdateKey, UpdateOrg};
 
@@ -91,7 +94,7 @@ pub(crate) fn reply_to_json(reply: impl Serialize) -> Result<Value, Failure> {
 type Run = fn(&Admin, Value) -> Result<Value, Failure>;
 
 /// All commands by name.
-const COMMANDS: [(&str, Run); 36] = [
+const COMMANDS: [(&str, Run); 39] = [
     by_name::<CreateOrg>(),
     by_name::<ListOrgs>(),
     by_name::<GetOrg>(),
@@ -128,6 +131,9 @@ const COMMANDS: [(&str, Run); 36] = [
     by_name::<Check>(),
     by_name::<Reload>(),
     by_name::<Diagnose>(),
+    by_name::<webhooks::ListDeliveries>(),
+    by_name::<webhooks::Redeliver>(),
+    by_name::<webhooks::SendTestEvent>(),
 ];
 
 const fn by_name<C: Command>() -> (&'static str, Run) {

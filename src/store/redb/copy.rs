@@ -13,9 +13,10 @@ use super::RedbStore;
 use super::engine::{OpenDatabase, Snapshot};
 use super::file::DataFile;
 use super::tables::{
-    ACTIVITY, AUDIT, BALANCES, COMPLETED_REQUESTS, CREDENTIALS, EXPIRIES, IP_WINDOWS,
-    KEY_CREDENTIALS, KEY_DAYS, KEY_HOURS, KEY_PREFIXES, KEYS, LOCKS, META, MINUTES, ORG_KEYS,
-    ORG_NAMES, ORG_SKELETONS, ORGS, SHADOW_DENIED, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES, WINDOWS,
+    ACTIVITY, AUDIT, BALANCES, COMPLETED_REQUESTS, CREDENTIALS, DELIVERIES, DUE_DELIVERIES,
+    EVENT_MARKS, EXPIRIES, IP_WINDOWS, KEY_CREDENTIALS, KEY_DAYS, KEY_HOURS, KEY_PREFIXES, KEYS,
+    LOCKS, META, MINUTES, ORG_KEYS, ORG_NAMES, ORG_SKELETONS, ORGS, SHADOW_DENIED, USAGE_BLOCKS,
+    USAGE_OPEN, USAGE_TIMES, WINDOWS,
 };
 use super::usage::{BEHIND_ALL, BlockNumber, GROWING, SET_ASIDE, SkippedBlocks};
 use super::verify::snapshot_lost;
@@ -209,6 +210,9 @@ impl Rows<'_> {
         self.copy(SHADOW_DENIED)?;
         self.copy(AUDIT)?;
         self.copy(COMPLETED_REQUESTS)?;
+        self.copy(DELIVERIES)?;
+        self.copy(DUE_DELIVERIES)?;
+        self.copy(EVENT_MARKS)?;
         Ok(self.copied)
     }
 

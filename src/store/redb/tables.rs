@@ -71,6 +71,14 @@ pub(super) const AUDIT: Records<u64> = TableDefinition::new("audit");
 pub(super) const COMPLETED_REQUESTS: Records<&[u8; 32]> =
     TableDefinition::new("completed requests");
 
+/// The outbox of webhooks, and the log of its deliveries: [`Delivery`](crate::model::Delivery) by number.
+pub(super) const DELIVERIES: Records<u64> = TableDefinition::new("webhook deliveries");
+/// (time of the next attempt in milliseconds, delivery), of pending deliveries.
+pub(super) const DUE_DELIVERIES: TableDefinition<(u64, u64), ()> =
+    TableDefinition::new("webhook due");
+/// Until when no further event about a text is stored, in milliseconds.
+pub(super) const EVENT_MARKS: TableDefinition<&str, u64> = TableDefinition::new("webhook marks");
+
 /// Rows of [`META`].
 pub(super) mod meta {
     /// The fingerprint of the secret: 32 bytes.
@@ -109,16 +117,17 @@ pub(super) fn create(txn: &WriteTransaction) -> Result<(), StoreError> {
         WINDOWS,
         IP_WINDOWS,
         AUDIT,
+        DELIVERIES,
     ] {
         txn.open_table(table)?;
     }
     for table in [KEY_HOURS, KEY_DAYS] {
         txn.open_table(table)?;
     }
-    for table in [EXPIRIES, ORG_KEYS] {
+    for table in [EXPIRIES, ORG_KEYS, DUE_DELIVERIES] {
         txn.open_table(table)?;
     }
-    for table in [ORG_NAMES, ORG_SKELETONS, SHADOW_DENIED] {
+    for table in [ORG_NAMES, ORG_SKELETONS, SHADOW_DENIED, EVENT_MARKS] {
         txn.open_table(table)?;
     }
     for table in [CREDENTIALS, COMPLETED_REQUESTS] {

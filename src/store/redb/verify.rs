@@ -8,9 +8,10 @@ use redb::{
 
 use super::engine::Snapshot;
 use super::tables::{
-    ACTIVITY, AUDIT, BALANCES, COMPLETED_REQUESTS, CREDENTIALS, EXPIRIES, IP_WINDOWS,
-    KEY_CREDENTIALS, KEY_DAYS, KEY_HOURS, KEY_PREFIXES, KEYS, LOCKS, META, MINUTES, ORG_KEYS,
-    ORG_NAMES, ORG_SKELETONS, ORGS, SHADOW_DENIED, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES, WINDOWS,
+    ACTIVITY, AUDIT, BALANCES, COMPLETED_REQUESTS, CREDENTIALS, DELIVERIES, DUE_DELIVERIES,
+    EVENT_MARKS, EXPIRIES, IP_WINDOWS, KEY_CREDENTIALS, KEY_DAYS, KEY_HOURS, KEY_PREFIXES, KEYS,
+    LOCKS, META, MINUTES, ORG_KEYS, ORG_NAMES, ORG_SKELETONS, ORGS, SHADOW_DENIED, USAGE_BLOCKS,
+    USAGE_OPEN, USAGE_TIMES, WINDOWS,
 };
 use super::usage::{BEHIND_ALL, BlockNumber, SET_ASIDE};
 use crate::store::{Damage, StoreError, Verification};
@@ -53,6 +54,9 @@ pub(super) fn verify(
     file.check(SHADOW_DENIED, |name| text(&name))?;
     file.check(AUDIT, |number| text(&number))?;
     file.check(COMPLETED_REQUESTS, |_| None)?;
+    file.check(DELIVERIES, |number| text(&number))?;
+    file.check(DUE_DELIVERIES, |(_, number)| text(&number))?;
+    file.check(EVENT_MARKS, |mark| text(&mark))?;
     Ok(file.found)
 }
 

@@ -16,6 +16,10 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
         ),
         Area::Files => format!("ls -l {}*", quoted(&cli.db.display().to_string())),
         Area::Data if condition.problem.contains("keyguard verify") => format!("{program} verify"),
+        Area::Webhooks => format!("{program} webhooks"),
+        Area::Data if condition.problem.contains("keyguard webhooks") => {
+            format!("{program} webhooks")
+        }
         Area::Data | Area::Disk => "df -h .    # in the directory of the data file".to_owned(),
         Area::UnusedKeys => match condition.key {
             Some(id) => format!("{program} revoke-key {id}    # unless it is still needed"),
