@@ -18,3 +18,4 @@ mod metrics;
 mod otlp;
 mod proxies;
 mod server;
+mod webhooks;

@@ -5,6 +5,8 @@ mod receiver;
 mod schedule;
 mod signature;
 mod status;
+#[cfg(test)]
+mod tests;
 mod url;
 mod worker;
 

@@ -107,6 +107,13 @@ impl WebhookStatus {
         webhooks.keys().cloned().collect()
     }
 
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> [u64; 3] {
+        self.attempts
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed))
+    }
+
     pub(in crate::serve) fn families(&self, outbox: OutboxCounts) -> [Family; 3] {
         let attempts = RESULTS.iter().zip(&self.attempts).map(|(result, count)| {
             let labels = vec![("result", (*result).to_owned())];
