@@ -59,7 +59,9 @@ pub(crate) use self::mounts::{GuardId, Mounts};
 #[cfg(feature = "serve")]
 pub(crate) use self::secret_file::write_secret;
 #[cfg(feature = "cli")]
-pub(crate) use self::secret_file::{existing_secret, read_secret, secret_path};
+pub(crate) use self::secret_file::{
+    existing_secret, read_secret, secret_path, webhook_secret_path,
+};
 pub(crate) use self::storage::Storage;
 #[cfg(feature = "cli")]
 pub(crate) use self::storage::{exposure_warning, followed, is_server};

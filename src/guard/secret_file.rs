@@ -64,8 +64,18 @@ pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<S
 
 /// Returns the path of the secret: `keyguard.redb` → `keyguard.redb.secret`.
 pub(crate) fn secret_path(file: &Path) -> PathBuf {
+    beside(file, ".secret")
+}
+
+/// Returns the path of the secret of webhooks: `keyguard.redb` → `keyguard.redb.webhook-secret`.
+#[cfg(feature = "cli")]
+pub(crate) fn webhook_secret_path(file: &Path) -> PathBuf {
+    beside(file, ".webhook-secret")
+}
+
+fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
-    name.push(".secret");
+    name.push(suffix);
     name.into()
 }
 

@@ -89,7 +89,7 @@ fn no_secret_and_no_key_leaves_the_program() {
             "--webhook-secret-file",
             WEBHOOK_SECRET_FILE,
             "--webhook",
-            &receiver.url(),
+            receiver.url().as_str(),
         ])
         .env("KEYGUARD_ADMIN_KEY", ADMIN_KEY)
         .stderr(log);

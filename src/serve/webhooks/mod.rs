@@ -28,7 +28,7 @@ pub(super) use self::status::WebhookStatus;
 use self::url::WebhookUrl;
 use self::worker::Worker;
 use super::error::ServeError;
-use crate::guard::{read_secret, write_secret};
+use crate::guard::{read_secret, webhook_secret_path, write_secret};
 use crate::keyguard::KeyGuard;
 use crate::model::Secret;
 use crate::store::{OpenError, WebhookChange};
@@ -59,8 +59,12 @@ impl WebhookSettings {
             return Ok(None);
         }
         let file = file.ok_or(ServeError::WebhooksOnServer)?;
-        let mut urls = self.webhooks.clone();
-        urls.dedup();
+        let mut urls: Vec<WebhookUrl> = Vec::new();
+        for url in &self.webhooks {
+            if !urls.contains(url) {
+                urls.push(url.clone());
+            }
+        }
         if let Some(url) = urls.iter().find(|url| !url.is_encrypted)
             && !self.webhook_allow_private
         {
@@ -78,7 +82,7 @@ impl WebhookSettings {
         let (path, read) = match &self.webhook_secret_file {
             Some(path) => (path.clone(), read_secret(path, data)),
             None => {
-                let path = secret_path(data);
+                let path = webhook_secret_path(data);
                 let read = found_or_created(&path, data);
                 (path, read)
             }
@@ -106,13 +110,6 @@ impl WebhookSettings {
             .with_no_client_auth();
         Ok(TlsConnector::from(Arc::new(config)))
     }
-}
-
-/// Returns the path of the default secret: `keyguard.redb` → `keyguard.redb.webhook-secret`.
-fn secret_path(data: &Path) -> PathBuf {
-    let mut name = data.as_os_str().to_owned();
-    name.push(".webhook-secret");
-    name.into()
 }
 
 fn found_or_created(path: &Path, data: &Path) -> Result<Secret, OpenError> {
@@ -192,6 +189,6 @@ impl Webhooks {
     }
 
     pub(super) fn status(webhooks: Option<&Self>) -> WebhookStatus {
-        WebhookStatus::of(webhooks.map_or(&[], |webhooks| &webhooks.urls))
+        WebhookStatus::of(webhooks.map_or(&[][..], |webhooks| webhooks.urls.as_slice()))
     }
 }

@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn pauses_are_those_of_the_specification() {
         let hours = [2, 5, 10, 14, 20, 24].map(|hours| hours * 3_600);
-        let expected = [&[5, 300, 1_800], &hours[..]].concat();
+        let expected = [&[5, 300, 1_800][..], &hours].concat();
         assert_eq!(pauses(None, 0.0), expected);
     }
 
