@@ -28,4 +28,3 @@ pub(crate) use self::error::ServeError;
 pub(crate) use self::listen::ListenAddr;
 pub(crate) use self::server::serve;
 pub(crate) use self::settings::Settings;
-pub(crate) use self::webhooks::Webhooks;

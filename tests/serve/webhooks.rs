@@ -77,7 +77,8 @@ impl Receiver {
     fn at(port: u16, tls: Option<ServerConfig>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let address = listener.local_addr().unwrap();
-        let (received, is_ended) = (Arc::default(), Arc::<AtomicBool>::default());
+        let received = Arc::<Mutex<Vec<Received>>>::default();
+        let is_ended = Arc::<AtomicBool>::default();
         let (kept, ended) = (Arc::clone(&received), Arc::clone(&is_ended));
         let tls = tls.map(Arc::new);
         let thread = thread::spawn(move || {

@@ -1,5 +1,6 @@
 //! The outbox of webhooks.
 
+use ::redb::ReadableTableMetadata;
 use serde_json::json;
 
 use super::disk::Failure;
