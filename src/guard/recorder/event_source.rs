@@ -117,7 +117,9 @@ impl EventSource {
         } in found
         {
             let until = pause_until(rule.limit.period, now, &self.zone);
-            let text = format!("{} {subject} {}", kind.as_str(), rule.name());
+            // A raised limit is told anew.
+            let (kind_name, amount) = (kind.as_str(), rule.limit.amount);
+            let text = format!("{kind_name} {subject} {} {amount}", rule.name());
             self.announce(batch, kind, now, &data, Mark { text, until });
         }
     }

@@ -397,7 +397,7 @@ fn limits_are_told_once_in_a_window() {
         json!({
             "key": shown,
             "organization": { "id": 1, "name": "acme" },
-            "limit": { "name": "10 daily", "amount": 10, "used": used },
+            "limit": { "name": "daily", "amount": 10, "used": used },
         })
     };
     assert_eq!(world.events(), [("limit.warning".to_owned(), limit(8))]);
@@ -422,6 +422,13 @@ fn limits_are_told_once_in_a_window() {
     assert_eq!(world.types()[3..], ["limit.reached"]);
     world.check(&key, 1);
     assert_eq!(world.types().len(), 4);
+    // A raised limit begins anew.
+    let raised = UpdateKey::new(KeyId(1)).limits(["20 daily"]);
+    world.guard.admin().update_key(raised).unwrap();
+    world.check(&key, 5);
+    assert_eq!(world.types().len(), 4);
+    world.check(&key, 1);
+    assert_eq!(world.types()[4..], ["limit.warning"]);
 }
 
 #[test]
@@ -444,7 +451,7 @@ fn windows_and_limits_of_organizations_are_told() {
     let expected = [
         "limit.reached default",
         "limit.warning default",
-        "limit.warning org 6/h",
+        "limit.warning org 6/hour",
     ];
     assert_eq!(names(&world), expected);
     let of_org = &world
@@ -458,7 +465,7 @@ fn windows_and_limits_of_organizations_are_told() {
     world.check(&key, 1);
     world.check(&other, 5);
     assert_eq!(names(&world).len(), 4);
-    assert_eq!(names(&world)[1], "limit.reached org 6/h");
+    assert_eq!(names(&world)[1], "limit.reached org 6/hour");
 }
 
 #[test]

@@ -54,7 +54,8 @@ fn attempted(store: &RedbStore, id: u64, outcome: AttemptOutcome) -> Delivery {
 
 #[test]
 fn delivery_is_pending_until_it_succeeds_or_fails_for_good() {
-    let store = sending(&File::new());
+    let file = File::new();
+    let store = sending(&file);
     store
         .add_events(&[event_at("a", NOW), event_at("b", NOW)])
         .unwrap();
@@ -110,7 +111,8 @@ fn outbox_survives_a_kill() {
 
 #[test]
 fn event_is_not_repeated_until_its_mark_ends() {
-    let store = sending(&File::new());
+    let file = File::new();
+    let store = sending(&file);
     for (seconds, count) in [(0, 1), (0, 1), (59, 1), (60, 2), (61, 2)] {
         let at = NOW.plus(seconds * SECOND);
         store.add_events(&[event_at("a", at)]).unwrap();
@@ -135,7 +137,8 @@ fn event_is_not_repeated_until_its_mark_ends() {
 
 #[test]
 fn without_webhooks_nothing_is_stored() {
-    let store = File::new().open();
+    let file = File::new();
+    let store = file.open();
     store.add_events(&[event_at("a", NOW)]).unwrap();
     let lock = AuthFailure::BadKey.lock(address(1), NOW);
     store.apply_locks(&[LockChange::put(lock)]);
@@ -147,7 +150,8 @@ fn without_webhooks_nothing_is_stored() {
 
 #[test]
 fn oldest_deliveries_make_room_and_pending_ones_are_counted() {
-    let store = sending(&File::new());
+    let file = File::new();
+    let store = sending(&file);
     let events = |range: std::ops::Range<u64>| {
         let events = range.map(|n| event_at(&n.to_string(), NOW));
         store.add_events(&events.collect::<Vec<_>>()).unwrap();
@@ -166,7 +170,8 @@ fn oldest_deliveries_make_room_and_pending_ones_are_counted() {
 
 #[test]
 fn attempt_that_a_wrong_clock_has_put_off_is_due() {
-    let store = sending(&File::new());
+    let file = File::new();
+    let store = sending(&file);
     store.add_events(&[event_at("a", NOW)]).unwrap();
     attempted(&store, 1, AttemptOutcome::RetryAt(NOW.plus(DAY)));
     assert_eq!(due(&store, NOW), [0; 0]);
@@ -225,7 +230,8 @@ fn locks_and_their_events_are_stored_together() {
 
 #[test]
 fn event_of_a_refused_change_is_not_stored() {
-    let store = sending(&File::new());
+    let file = File::new();
+    let store = sending(&file);
     let audit = audit_context().announcing(event_at("a", NOW));
     store.create_org("acme", &audit).unwrap();
     let other = audit_context().announcing(event_at("b", NOW));
@@ -237,7 +243,8 @@ fn event_of_a_refused_change_is_not_stored() {
 
 #[test]
 fn deliveries_to_other_webhooks_are_canceled() {
-    let store = File::new().open();
+    let file = File::new();
+    let store = file.open();
     let old = "https://example.com/old";
     store.send_events_to(vec![URL.to_owned(), old.to_owned()]);
     store.add_events(&[event_at("a", NOW)]).unwrap();
@@ -257,7 +264,8 @@ fn deliveries_to_other_webhooks_are_canceled() {
 
 #[test]
 fn keys_that_expire_soon_are_found_until_there_is_an_event() {
-    let store = sending(&File::new());
+    let file = File::new();
+    let store = sending(&file);
     let org = store.add_org("acme");
     for (n, days) in [(1, 8), (2, 7), (3, 1), (4, 2)] {
         let (key, credential) = new_key(org.id, n);
