@@ -87,6 +87,12 @@ pub enum AdminError {
         "no policy file is set: `keyguard serve --policy`, or `Config::policy_file`, names one"
     )]
     NoPolicyFile,
+    /// No delivery to a webhook has this number.
+    #[error("there is no delivery with the number {0}; only the latest 10,000 deliveries are kept")]
+    DeliveryNotFound(u64),
+    /// The process that holds the data file sends no events.
+    #[error("no webhooks are configured; `keyguard serve --webhook URL` sends events")]
+    NoWebhooks,
     /// The text is not the whole prefix of exactly one key.
     #[error(
         "`{prefix}` does not identify one key; give its id, or its whole prefix as listings show it"

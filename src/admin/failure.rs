@@ -45,6 +45,7 @@ impl FailureCode {
             | AdminError::OrgNameNotFound(_)
             | AdminError::KeyNotFound(_)
             | AdminError::KeyPrefixNotFound
+            | AdminError::DeliveryNotFound(_)
             | AdminError::LimitNotFound { .. }
             | AdminError::LockNotFound { .. } => Self::NotFound,
             AdminError::OrgExists(_)
@@ -55,6 +56,7 @@ impl FailureCode {
             | AdminError::TooManyLocks
             | AdminError::TooManyTrackedKeys
             | AdminError::NoPolicyFile
+            | AdminError::NoWebhooks
             | AdminError::AlreadyDone { .. } => Self::Conflict,
             AdminError::Ambiguous { .. } => Self::Ambiguous,
             AdminError::Damaged(_) => Self::Damaged,

@@ -26,6 +26,7 @@ mod socket;
 mod socket_path;
 mod stats;
 mod usage;
+mod webhooks;
 #[cfg(unix)]
 pub(crate) mod wire;
 
@@ -130,6 +131,7 @@ impl Admin {
             subject,
             details,
             idempotency_key: self.actor.idempotency_key(),
+            webhook_events: Vec::new(),
             log: self.guard.log().clone(),
         }
     }

@@ -110,6 +110,8 @@ enum Subcommands {
     ListBlocks,
     /// List administrative changes, the latest first
     Audit(audit::Opts),
+    /// List the events that were sent to webhooks, test these, or send an event again
+    Webhooks(webhooks::Opts),
     /// Read all of a data file, and list what is damaged; exit code 1 if anything is
     Verify(verify::Opts),
     /// Write a verified copy of the data file, also while a server uses it
@@ -206,6 +208,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::Unblock(opts) => unblock::run(cli, opts),
         Subcommands::ListBlocks => list_blocks::run(cli),
         Subcommands::Audit(opts) => audit::run(cli, opts),
+        Subcommands::Webhooks(opts) => webhooks::run(cli, opts),
         Subcommands::Verify(_) => verify::run(cli),
         Subcommands::Backup(opts) => backup::run(cli, &opts),
         Subcommands::Restore(opts) => restore::run(cli, &opts),

@@ -62,6 +62,10 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
             "keyguard demo --listen 127.0.0.1:0".to_owned()
         }
         #[cfg(feature = "serve")]
+        CliError::Serve(ServeError::WebhookSecret(OpenError::ExposedSecret {
+            command, ..
+        })) => command.clone(),
+        #[cfg(feature = "serve")]
         CliError::Serve(_) => format!("{program} serve --help"),
         #[cfg(all(feature = "serve", feature = "redis"))]
         CliError::Stream(_) => format!("{program} serve --help"),
@@ -89,6 +93,8 @@ fn after_failure(failure: &Failure, cli: &Cli) -> String {
         (FailureCode::Invalid, _) => &format!("{command} --help"),
         (FailureCode::Ambiguous, _) => &format!("{command} ID"),
         (_, "reload") => "serve --policy FILE",
+        (FailureCode::NotFound, "webhooks") => "webhooks",
+        (_, "webhooks") => "serve --webhook URL",
         (_, "block" | "unblock") => "list-blocks",
         (_, "create-org" | "update-org" | "suspend-org" | "resume-org" | "list-keys") => {
             "list-orgs"

@@ -71,7 +71,7 @@ impl CounterId {
     }
 
     #[inline(always)]
-    fn is_for(&self, rule: &Rule) -> bool {
+    pub(crate) fn is_for(&self, rule: &Rule) -> bool {
         self.period.is_counted_as(rule.limit.period)
             && self.shadow == rule.limit.shadow
             && self.events == rule.events
@@ -264,6 +264,26 @@ impl Counters {
             }
         }
         any && !was_changed
+    }
+
+    /// Calls `each` with the counters, except those of requests in flight, and how much of each is used.
+    pub(crate) fn used(&mut self, time: Time<'_>, each: &mut dyn FnMut(&CounterId, u64)) {
+        let (plain, other) = self.lists();
+        for log in plain {
+            let id = CounterId::plain(Period::Sliding(log.length()));
+            each(&id, log.used_at(time.now).into());
+        }
+        for (id, counter) in other {
+            match counter {
+                Counter::Window(log) => each(id, log.used_at(time.now).into()),
+                Counter::Balance { balance, .. } => {
+                    // The decision itself begins another day or month.
+                    let mut balance = *balance;
+                    each(id, balance.used_at(time.timestamp(), id.period, time.zone));
+                }
+                Counter::InFlight(_) => {}
+            }
+        }
     }
 
     /// Returns the windows with hits, for the store.

@@ -16,6 +16,7 @@ use crate::limiter::{Demand, Limiter, Subjects};
 use crate::lockout::{AuthFailure, Lock, LockCause, LockChange, LockScope, LockStatus, Locks};
 use crate::net::{ClientIp, IpKey};
 use crate::policy::Lockout;
+use crate::store::webhooks::lock_event;
 use crate::store::{AuditContext, Store, StoreError};
 use crate::time::{Clock, LockDuration, TimeZone, Timestamp};
 
@@ -163,7 +164,8 @@ impl ActiveLocks {
             Some(known) => lock.joined(&known),
             None => lock,
         };
-        store.change_locks(&[LockChange::put(lock.clone())], audit)?;
+        let audit = audit.clone().announcing(lock_event(&lock));
+        store.change_locks(&[LockChange::put(lock.clone())], &audit)?;
         self.locks.put(lock.clone(), audit.at);
         Ok(Some(lock))
     }

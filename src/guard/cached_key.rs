@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Guard;
 use super::fields::RateLimitHeaders;
@@ -15,6 +16,9 @@ use crate::model::{Key, KeyId, LimitOverride, Org, OrgId, OrgStatus, Reason};
 use crate::policy::{CompiledPolicy, ScopeSet};
 use crate::store::{Resolved, StoreError};
 use crate::time::Timestamp;
+
+/// How often the use of a replaced text is noticed.
+pub(super) const OLD_TEXT_NOTICED_EVERY: Duration = Duration::from_secs(86_400);
 
 /// A key at one state of the store. Fields that most decisions read come first, in two cache lines together
 /// with the reference counts.
@@ -71,6 +75,8 @@ impl CachedKey {
 pub(crate) struct KeyRecord {
     pub(super) key: Key,
     pub(super) org: Org,
+    /// Until when the text that it was found by is accepted, if another one has replaced it.
+    pub(super) old_text_until: Option<Timestamp>,
 }
 
 /// The parts of a guard that a grant uses after the decision.
@@ -107,7 +113,9 @@ impl Guard {
         let expiries = [key.expires_at, credential_expires_at];
         let expires_at = expiries.into_iter().flatten().min();
         let reload_at = overrides(&key, &org, now).map(|limit_override| limit_override.until);
-        let reload_at = reload_at.min();
+        // The use of a replaced text is noticed when its key is loaded.
+        let notice_at = credential_expires_at.map(|_| now.plus(OLD_TEXT_NOTICED_EVERY));
+        let reload_at = reload_at.chain(notice_at).min();
         let in_force = |rule: &Rule| !is_overridden(rule, &key, &org, now);
         let limits_concurrency = all_rules
             .iter()
@@ -134,7 +142,11 @@ impl Guard {
             scope_set: compiled.scope_set(&key.scopes),
             is_ip_restricted: !key.allowed_ips.is_empty(),
             backends: Arc::clone(&self.backends),
-            record: Box::new(KeyRecord { key, org }),
+            record: Box::new(KeyRecord {
+                key,
+                org,
+                old_text_until: credential_expires_at,
+            }),
         })
     }
 
@@ -186,7 +198,7 @@ fn overrides<'a>(
 }
 
 /// Whether an override disables a limit of a key now.
-fn is_overridden(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
+pub(super) fn is_overridden(rule: &Rule, key: &Key, org: &Org, now: Timestamp) -> bool {
     overrides(key, org, now).any(|limit_override| limit_override.limit == rule.name())
 }
 

@@ -57,6 +57,8 @@ pub struct Config {
     pub(super) on_warning: WarningLog,
     pub(super) log: Log,
     pub(crate) socket: bool,
+    /// The URLs that get events.
+    pub(crate) webhooks: Vec<String>,
     pub(super) clock: Clock,
     error: FirstError,
 }
@@ -98,6 +100,7 @@ impl Default for Config {
             on_warning: WarningLog::new(|_| {}),
             log: Log::of_application(),
             socket: true,
+            webhooks: Vec::new(),
             clock: Clock::system(),
             error: FirstError::default(),
         }
@@ -401,6 +404,13 @@ impl Config {
     #[cfg(feature = "serve")]
     pub(crate) fn log(mut self, log: Log) -> Self {
         self.log = log;
+        self
+    }
+
+    /// The webhooks that get events. Only with a data file and limits in memory.
+    #[cfg(feature = "serve")]
+    pub(crate) fn webhooks(mut self, urls: Vec<String>) -> Self {
+        self.webhooks = urls;
         self
     }
 

@@ -56,8 +56,12 @@ pub(crate) use self::fields::push_number;
 pub(crate) use self::measurements::Measurements;
 #[cfg(feature = "http")]
 pub(crate) use self::mounts::{GuardId, Mounts};
+#[cfg(feature = "serve")]
+pub(crate) use self::secret_file::write_secret;
 #[cfg(feature = "cli")]
-pub(crate) use self::secret_file::{existing_secret, read_secret, secret_path};
+pub(crate) use self::secret_file::{
+    existing_secret, read_secret, secret_path, webhook_secret_path,
+};
 #[cfg(feature = "cli")]
 pub(crate) use self::secret_review::SECRET_ARGUMENT;
 pub(crate) use self::storage::Storage;
@@ -71,7 +75,7 @@ use self::cached_key::GrantBackends;
 use self::key_cache::KeyCache;
 use self::policy_reloader::{PolicyHandle, PolicyReloader};
 use self::proxies::Proxies;
-use self::recorder::Recorder;
+use self::recorder::{Recorder, UrgentEvents};
 use self::revisions::Revisions;
 #[cfg(feature = "http")]
 use self::warnings::WarningKind;
@@ -116,6 +120,7 @@ pub(crate) struct Guard {
     /// Held while a backup is written.
     backup_turn: Mutex<()>,
     backup_progress: CopyProgress,
+    urgent_events: Arc<UrgentEvents>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Dropped first when the guard stops.
     socket_server: Mutex<Option<Box<dyn Send>>>,
@@ -300,6 +305,12 @@ impl Guard {
     /// The progress of the backup that is being written.
     pub(crate) fn backup_progress(&self) -> &CopyProgress {
         &self.backup_progress
+    }
+
+    /// Events that cannot wait until they are stored.
+    #[cfg(feature = "serve")]
+    pub(crate) fn urgent_events(&self) -> &UrgentEvents {
+        &self.urgent_events
     }
 
     /// Keeps the socket server until the guard stops.

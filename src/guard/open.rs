@@ -15,7 +15,7 @@ use super::key_cache::fingerprint::Fingerprinter;
 use super::legacy;
 use super::policy_reloader::{PolicyHandle, PolicyReloader};
 use super::proxies::Proxies;
-use super::recorder::{Outlet, Recorder, Writer, WriterState};
+use super::recorder::{EventSource, Outlet, Recorder, UrgentEvents, Writer, WriterState};
 use super::revisions::Revisions;
 use super::secret_file::find_secret;
 use super::secret_review;
@@ -79,6 +79,18 @@ impl Guard {
             limiter: Arc::new(limiter),
             rate_limit_headers: config.rate_limit_headers,
         });
+        store.send_events_to(config.webhooks.clone());
+        let urgent_events = Arc::<UrgentEvents>::default();
+        let has_webhooks = !config.webhooks.is_empty();
+        let events = has_webhooks.then(|| {
+            EventSource::new(
+                Arc::clone(&store),
+                Arc::clone(&policy_handle),
+                Arc::clone(&revisions),
+                Arc::clone(&urgent_events),
+                config.quota_time_zone.clone(),
+            )
+        });
         let writer = Writer {
             backends: Arc::clone(&backends),
             store: Arc::clone(&store) as _,
@@ -91,6 +103,7 @@ impl Guard {
                 config.usage_queue_capacity,
                 config.usage_sink_only,
             ),
+            events,
             state: WriterState::new(config.log.clone()),
         };
         let writer = writer.spawn().map_err(io_error)?;
@@ -117,6 +130,7 @@ impl Guard {
             usage_turn: Mutex::default(),
             backup_turn: Mutex::default(),
             backup_progress: CopyProgress::default(),
+            urgent_events,
             writer: Mutex::new(writer),
             socket_server: Mutex::new(None),
         })

@@ -64,8 +64,18 @@ pub(crate) fn existing_secret(file: &Path, explicit: Option<Secret>) -> Result<S
 
 /// Returns the path of the secret: `keyguard.redb` → `keyguard.redb.secret`.
 pub(crate) fn secret_path(file: &Path) -> PathBuf {
+    beside(file, ".secret")
+}
+
+/// Returns the path of the secret of webhooks: `keyguard.redb` → `keyguard.redb.webhook-secret`.
+#[cfg(feature = "cli")]
+pub(crate) fn webhook_secret_path(file: &Path) -> PathBuf {
+    beside(file, ".webhook-secret")
+}
+
+fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
-    name.push(".secret");
+    name.push(suffix);
     name.into()
 }
 
@@ -77,7 +87,7 @@ fn secret_beside(file: &Path, path: &Path) -> Result<Secret, OpenError> {
                     path: file.into(),
                     secret_file: path.into(),
                 }),
-                false => create_secret(path, file),
+                false => write_secret(path, file, Secret::generate()),
             }
         }
         read => read,
@@ -146,11 +156,15 @@ fn open_private(path: &Path, _: &Path) -> Result<File, OpenError> {
     File::open(path).map_err(secret_file_error(path))
 }
 
-/// Creates a random secret and its file, private from the start and written atomically. If another
-/// process is faster, its secret is used.
-fn create_secret(path: &Path, data: &Path) -> Result<Secret, OpenError> {
+/// Creates the file of a generated secret, private from the start and written atomically. If another process is
+/// faster, its secret is used.
+pub(crate) fn write_secret(
+    path: &Path,
+    data: &Path,
+    generated: io::Result<Secret>,
+) -> Result<Secret, OpenError> {
     let failed = secret_file_error(path);
-    let secret = Secret::generate().map_err(&failed)?;
+    let secret = generated.map_err(&failed)?;
     let mut bytes = Zeroizing::new(secret.expose().to_vec());
     bytes.push(b'\n');
     let written = AtomicFile::new(path).and_then(|mut file| {

@@ -153,6 +153,9 @@ pub(crate) enum Topic {
     /// The keys that sign reports of leaked keys.
     #[cfg(feature = "serve")]
     LeakKeys,
+    /// Deliveries to webhooks.
+    #[cfg(feature = "serve")]
+    Webhooks,
     /// Steps of the calendar clock.
     Clock,
 }
@@ -168,6 +171,7 @@ impl Topic {
             Self::Backup => Area::Data,
             #[cfg(feature = "serve")]
             Self::LeakKeys => Area::LeakedKeys,
+            Self::Webhooks => Area::Webhooks,
             Self::Clock => Area::Clock,
         }
     }

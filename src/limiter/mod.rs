@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::counter::{PlainRules, Rule, SavedCounter, SavedIpWindow, SubjectId};
+use crate::counter::{CounterId, PlainRules, Rule, SavedCounter, SavedIpWindow, SubjectId};
 use crate::model::{BackendHealth, OrgId};
 use crate::net::IpKey;
 use crate::store::StoreError;
@@ -145,6 +145,12 @@ pub(crate) trait Limiter: Send + Sync + 'static {
     /// Returns the windows that contain hits, in parts that are numbered from 0; `None` after the
     /// last part.
     fn windows(&self, part: usize) -> Option<SavedWindows>;
+
+    /// Calls `each` with the counters of a key or an organization that is tracked, except those of requests in
+    /// flight, and how much of each is used. Creates no counters.
+    fn used(&self, id: SubjectId, each: &mut dyn FnMut(&CounterId, u64)) {
+        let _ = (id, each);
+    }
 
     /// Restores windows of addresses.
     fn restore(&self, saved: Vec<SavedIpWindow>);

@@ -85,6 +85,14 @@ pub(crate) enum Event<'a> {
     BackendUp {
         server: &'a str,
     },
+    /// A webhook does not accept events, which are sent again.
+    WebhookFailed {
+        webhook: &'a str,
+        problem: &'a str,
+    },
+    WebhookRecovered {
+        webhook: &'a str,
+    },
     /// Spans cannot be sent to the collector, and are lost.
     #[cfg(feature = "otlp")]
     ExportFailed {
@@ -105,7 +113,7 @@ impl Event<'_> {
             | Self::Dropped { .. }
             | Self::StoreFailed { .. }
             | Self::BackendDown { .. } => Level::Error,
-            Self::Warning { .. } => Level::Warn,
+            Self::Warning { .. } | Self::WebhookFailed { .. } => Level::Warn,
             #[cfg(feature = "http")]
             Self::AdminRefused { .. } => Level::Warn,
             #[cfg(feature = "otlp")]
@@ -189,6 +197,12 @@ impl Event<'_> {
                 .text("server", server)
                 .text("problem", problem),
             Self::BackendUp { server } => named("backend_up").text("server", server),
+            Self::WebhookFailed { webhook, problem } => named("webhook_failed")
+                .text("webhook", webhook)
+                .text("problem", problem),
+            Self::WebhookRecovered { webhook } => {
+                named("webhook_recovered").text("webhook", webhook)
+            }
             #[cfg(feature = "otlp")]
             Self::ExportFailed { problem } => named("export_failed").text("problem", problem),
             #[cfg(feature = "otlp")]

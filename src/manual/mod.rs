@@ -33,4 +33,5 @@ pages! {
     security = "security.md";
     sidecar = "sidecar.md";
     sizing = "sizing.md";
+    webhooks = "webhooks.md";
 }

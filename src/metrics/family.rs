@@ -23,11 +23,11 @@ pub(super) const UNLABELLED: Labels = Labels::new();
 
 impl Family {
     /// A family of one counter.
-    pub(super) fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+    pub(crate) fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
         Self::counters(name, help, [(UNLABELLED, value)])
     }
 
-    pub(super) fn counters(
+    pub(crate) fn counters(
         name: &'static str,
         help: &'static str,
         samples: impl IntoIterator<Item = (Labels, u64)>,
@@ -41,7 +41,7 @@ impl Family {
     }
 
     /// A family of one gauge.
-    pub(super) fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+    pub(crate) fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
         Self::gauges(name, help, [(UNLABELLED, value)])
     }
 

@@ -33,6 +33,9 @@ pub(crate) enum Area {
     Usage,
     Redis,
     Postgres,
+    /// Events cannot be delivered.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
+    Webhooks,
     /// Anything else about the process.
     Process,
 }
@@ -53,6 +56,7 @@ impl Area {
         Self::Usage,
         Self::Redis,
         Self::Postgres,
+        Self::Webhooks,
         Self::Process,
     ];
 
@@ -73,6 +77,7 @@ impl Area {
             Self::Usage => "usage",
             Self::Redis => "redis",
             Self::Postgres => "postgres",
+            Self::Webhooks => "webhooks",
             Self::Process => "process",
         }
     }

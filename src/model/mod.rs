@@ -18,6 +18,7 @@ mod scope;
 mod secret;
 mod usage;
 mod usage_query;
+mod webhook;
 
 pub use self::audit::AuditEntry;
 pub use self::health::{BackendHealth, Readiness};
@@ -40,3 +41,6 @@ pub(crate) use self::latencies::Latencies;
 pub(crate) use self::legacy_hash::LegacyHasher;
 pub(crate) use self::secret::Fingerprint;
 pub(crate) use self::usage_query::UsageFilter;
+pub(crate) use self::webhook::{
+    AttemptOutcome, Delivery, DeliveryAttempt, DeliveryState, EventType, Mark, WebhookEvent,
+};

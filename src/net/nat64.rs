@@ -52,6 +52,12 @@ impl Nat64Prefixes {
         inside.map_or(net, IpNet::V4)
     }
 
+    /// Whether an address is under one of the prefixes.
+    #[cfg(feature = "serve")]
+    pub(crate) fn contains(&self, ip: Ipv6Addr) -> bool {
+        self.0.iter().any(|prefix| prefix.contains(&ip))
+    }
+
     /// The prefix that contains the network or is contained in it.
     pub(crate) fn overlapping(&self, net: Ipv6Net) -> Option<Ipv6Net> {
         let mut prefixes = self.0.iter();

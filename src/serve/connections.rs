@@ -21,6 +21,7 @@ use super::listen::{Listener, Stream};
 use super::otlp::Tracer;
 use super::routes::Routes;
 use super::settings::Settings;
+use super::webhooks::WebhookStatus;
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
@@ -39,12 +40,19 @@ impl Connections {
         settings: &Settings,
         tracer: Tracer,
         leaks: Option<Arc<LeakReports>>,
+        webhooks: Arc<WebhookStatus>,
     ) -> Result<Self, ServeError> {
         let tls = settings.tls.as_ref();
         let permits = settings.max_connections.get().min(Semaphore::MAX_PERMITS);
         Ok(Self {
             guard: guard.clone(),
-            routes: Arc::new(Routes::new(guard.clone(), settings, tracer, leaks)),
+            routes: Arc::new(Routes::new(
+                guard.clone(),
+                settings,
+                tracer,
+                leaks,
+                webhooks,
+            )),
             tls: tls
                 .map(|tls| tls.acceptor().map_err(ServeError::Tls))
                 .transpose()?,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::listen::ListenAddr;
 use crate::admin::AdminError;
+use crate::store::OpenError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
@@ -23,6 +24,24 @@ pub(crate) enum ServeError {
     NoDataFile,
     #[error("--leak-keys: {0}")]
     LeakKeys(String),
+    #[error(
+        "--webhook: events are sent only from a data file with limits in memory, not yet with a database or Redis"
+    )]
+    WebhooksOnServer,
+    #[error(
+        "--webhook: {0} is without encryption; use `https://`, or `--webhook-allow-private` for a receiver in \
+         your own network"
+    )]
+    UnencryptedWebhook(String),
+    #[error("--webhook-secret-file: {0}")]
+    WebhookSecret(OpenError),
+    #[error("the file `{}` holds no secret of webhooks: {expected}", path.display())]
+    InvalidWebhookSecret {
+        path: PathBuf,
+        expected: &'static str,
+    },
+    #[error("--webhook-ca: `{}` cannot be used: {problem}", file.display())]
+    WebhookCa { file: PathBuf, problem: String },
     #[error("the server cannot start: {0}")]
     Start(#[from] io::Error),
     #[error("usage could not be stored and was lost: {0}")]

@@ -8,6 +8,7 @@ mod demo;
 mod error;
 mod forward_auth;
 mod hangup;
+mod http_client;
 mod leaks;
 mod listen;
 mod metrics;
@@ -22,6 +23,7 @@ mod server;
 mod settings;
 mod shutdown;
 mod tls;
+mod webhooks;
 
 pub(crate) use self::demo::serve_demo;
 pub(crate) use self::error::ServeError;

@@ -15,6 +15,7 @@ use super::decision_times::{DecisionTimes, Endpoint};
 use super::leaks::{self, LeakReports};
 use super::otlp::{Tracer, trace_id};
 use super::settings::Settings;
+use super::webhooks::WebhookStatus;
 use super::{check, forward_auth, metrics, readiness};
 use crate::http::AdminService;
 use crate::http::body::read_body;
@@ -32,6 +33,7 @@ pub(super) struct Routes {
     tracer: Tracer,
     /// `None` if no reports of leaked keys are accepted.
     leaks: Option<Arc<LeakReports>>,
+    webhooks: Arc<WebhookStatus>,
     logs_requests: bool,
     max_body_bytes: usize,
     timeout: Duration,
@@ -43,6 +45,7 @@ impl Routes {
         settings: &Settings,
         tracer: Tracer,
         leaks: Option<Arc<LeakReports>>,
+        webhooks: Arc<WebhookStatus>,
     ) -> Self {
         let of_leaks = leaks.is_some().then(LeakReports::operation);
         let operations: Vec<_> = [check::operation()].into_iter().chain(of_leaks).collect();
@@ -56,6 +59,7 @@ impl Routes {
             decision_times: DecisionTimes::new(),
             tracer,
             leaks,
+            webhooks,
             logs_requests: settings.log_requests,
             max_body_bytes: settings.max_body,
             timeout: settings.timeout,
@@ -117,7 +121,7 @@ impl Routes {
                 self.require_trusted(peer)?;
                 self.admin
                     .require_own_host(request.headers(), request.uri())?;
-                metrics::respond(&self.guard, &self.decision_times).await
+                metrics::respond(&self.guard, &self.decision_times, &self.webhooks).await
             }
             "/v1/check" => {
                 require_method(&request, &[Method::POST])?;

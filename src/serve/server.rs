@@ -14,12 +14,18 @@ use super::hangup::HangupSignal;
 use super::listen::{ListenAddr, Listener};
 use super::settings::Settings;
 use super::shutdown::ShutdownSignal;
+use super::webhooks::Webhooks;
 use crate::keyguard::KeyGuard;
 use crate::log::Event;
 
 /// Serves until SIGTERM or SIGINT, then until all requests have been answered and all usage is stored. `file` is
 /// the data file or the URL of a database.
-pub(crate) fn serve(guard: KeyGuard, settings: &Settings, file: &Path) -> Result<(), ServeError> {
+pub(crate) fn serve(
+    guard: KeyGuard,
+    settings: &Settings,
+    webhooks: Option<Webhooks>,
+    file: &Path,
+) -> Result<(), ServeError> {
     let is_local = settings.listen.iter().all(ListenAddr::is_local);
     if !is_local && guard.inner.has_weak_admin_key() {
         return Err(ServeError::WeakAdminKey);
@@ -29,7 +35,7 @@ pub(crate) fn serve(guard: KeyGuard, settings: &Settings, file: &Path) -> Result
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(run(&guard, settings, backups));
+    let served = runtime.block_on(run(&guard, settings, backups, webhooks));
     // Waits for blocking work that has not ended.
     drop(runtime);
     served?;
@@ -43,11 +49,14 @@ async fn run(
     guard: &KeyGuard,
     settings: &Settings,
     backups: Option<Backups>,
+    webhooks: Option<Webhooks>,
 ) -> Result<(), ServeError> {
     let log = guard.inner.log();
     let (tracer, exporter) = settings.otlp.start(&guard.inner);
     let leaks = settings.leaks.open(guard)?;
-    let connections = Connections::new(guard, settings, tracer, leaks.clone())?;
+    let status = Arc::new(Webhooks::status(webhooks.as_ref()));
+    let connections =
+        Connections::new(guard, settings, tracer, leaks.clone(), Arc::clone(&status))?;
     let connections = Arc::new(connections);
     let mut listeners = Vec::new();
     for addr in &settings.listen {
@@ -81,6 +90,9 @@ async fn run(
     }
     if let Some(leaks) = leaks {
         accepting.spawn(leaks.follow(hangup, end.clone()));
+    }
+    if let Some(webhooks) = webhooks {
+        webhooks.start(guard, &mut accepting, &status, &end);
     }
     drop(end);
     shutdown.received().await;

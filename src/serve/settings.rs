@@ -11,6 +11,7 @@ use super::leaks::LeakSettings;
 use super::listen::ListenAddr;
 use super::otlp::OtlpOpts;
 use super::tls::Tls;
+use super::webhooks::WebhookSettings;
 use crate::net::CidrSet;
 use crate::time::duration::duration_argument;
 
@@ -62,6 +63,8 @@ pub(crate) struct Settings {
     pub(super) backups: BackupSettings,
     #[command(flatten)]
     pub(super) leaks: LeakSettings,
+    #[command(flatten)]
+    pub(crate) webhooks: WebhookSettings,
 }
 
 fn mode(text: &str) -> Result<u32, String> {

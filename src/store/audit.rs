@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::StoreError;
 use crate::log::{Event, Log};
-use crate::model::{Key, Org};
+use crate::model::{Key, Org, WebhookEvent};
 use crate::net::ClientIp;
 use crate::time::Timestamp;
 
@@ -20,6 +20,8 @@ pub(crate) struct AuditContext {
     pub(crate) details: serde_json::Value,
     /// Makes the change at most once.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
+    /// Events for webhooks, which are stored together with the change. A database ignores them.
+    pub(crate) webhook_events: Vec<WebhookEvent>,
     /// Gets the change once it is committed.
     pub(crate) log: Log,
 }
@@ -39,8 +41,15 @@ impl AuditContext {
             subject: None,
             details,
             idempotency_key: None,
+            webhook_events: Vec::new(),
             log: Log::default(),
         }
+    }
+
+    /// The same context, with an event for webhooks.
+    pub(crate) fn announcing(mut self, event: WebhookEvent) -> Self {
+        self.webhook_events.push(event);
+        self
     }
 
     /// Logs the change, which is committed. `subject` is the key or organization that it created.

@@ -1,11 +1,13 @@
 //! The trait that every store implements.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
 use crate::model::{
-    AuditEntry, BackendHealth, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery,
+    AuditEntry, BackendHealth, Delivery, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery,
+    WebhookEvent,
 };
 use crate::sys::{Deadline, DiskSpace, MaybeReady};
 use crate::time::Timestamp;
@@ -15,7 +17,7 @@ use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
     AuditContext, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Rotation, Search,
-    StoreError, Totals, UsageBatch, Verification,
+    StoreError, Totals, UsageBatch, Verification, WebhookChange,
 };
 
 /// The counters of a subject.
@@ -243,6 +245,64 @@ pub(crate) trait Store: UsageStore {
         )))
     }
 
+    /// Stores events for these webhooks from now on. Without webhooks, no event is stored.
+    fn send_events_to(&self, urls: Vec<String>) {
+        drop(urls);
+    }
+
+    /// Returns at most `limit` deliveries to a webhook that are due.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    fn due_deliveries(
+        &self,
+        url: &str,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let _ = (url, now, limit);
+        Ok(Vec::new())
+    }
+
+    /// Returns at most `limit` deliveries with numbers below `before`, the latest first.
+    fn deliveries(&self, before: Option<u64>, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        let _ = (before, limit);
+        Ok(Vec::new())
+    }
+
+    /// Returns the webhooks of pending deliveries.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    fn pending_webhooks(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// The numbers of pending deliveries and, since the store was opened, of dropped ones.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    fn outbox_counts(&self) -> Result<OutboxCounts, StoreError> {
+        Ok(OutboxCounts::default())
+    }
+
+    /// Changes deliveries. Returns the changed one, or `None` if there is none of that number.
+    fn change_deliveries(&self, change: &WebhookChange) -> Result<Option<Delivery>, StoreError> {
+        let _ = change;
+        Ok(None)
+    }
+
+    /// Stores events for the webhooks.
+    fn add_events(&self, events: &[WebhookEvent]) -> Result<(), StoreError> {
+        let _ = events;
+        Ok(())
+    }
+
+    /// Returns at most `limit` keys that expire `within` a time and have no event about it.
+    fn expiring_keys(
+        &self,
+        now: Timestamp,
+        within: Duration,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        let _ = (now, within, limit);
+        Ok(Vec::new())
+    }
+
     /// Returns warnings for the administrator.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
@@ -257,6 +317,14 @@ pub(crate) struct Resolved {
     pub(crate) credential_expires_at: Option<Timestamp>,
     /// Balances of the key and its organization; `None` if they are read on demand.
     pub(crate) balances: Option<Vec<(SubjectId, Vec<SavedCounter>)>>,
+}
+
+/// Numbers of deliveries to webhooks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
+pub(crate) struct OutboxCounts {
+    pub(crate) pending: u64,
+    pub(crate) dropped: u64,
 }
 
 /// The length of a data file and the space on its disk.

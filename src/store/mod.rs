@@ -24,9 +24,12 @@ pub(crate) mod transfer;
 mod usage;
 pub(crate) mod usage_counts;
 mod verification;
+pub(crate) mod webhooks;
 
 pub(crate) use self::audit::{AuditContext, CompletedRequest, IdempotencyKey, PROGRAM};
-pub(crate) use self::backend::{ChangeEvent, FileSpace, Resolved, SavedSet, Store, UsageStore};
+pub(crate) use self::backend::{
+    ChangeEvent, FileSpace, OutboxCounts, Resolved, SavedSet, Store, UsageStore,
+};
 #[cfg(all(feature = "cli", any(feature = "import", feature = "postgres")))]
 pub(crate) use self::changes::FIRST_SECRET;
 pub(crate) use self::changes::{
@@ -46,3 +49,4 @@ pub(crate) use self::search::{Search, SearchText};
 pub(crate) use self::totals::{Count, Lifetime, Minute, Tally, Totals};
 pub(crate) use self::usage::{UsageBatch, UsageEvent};
 pub use self::verification::{Damage, Verification};
+pub(crate) use self::webhooks::WebhookChange;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Minute;
 use crate::counter::{SavedCounter, SubjectId};
 use crate::lockout::LockChange;
-use crate::model::{KeyId, Method, Reason, Usage};
+use crate::model::{KeyId, Method, Reason, Usage, WebhookEvent};
 use crate::net::ClientIp;
 use crate::time::Timestamp;
 
@@ -23,6 +23,8 @@ pub(crate) struct UsageBatch {
     pub(crate) shadow_denied: Vec<(String, u64)>,
     /// States of locks. A removed lock has ended.
     pub(crate) locks: Vec<LockChange>,
+    /// Events for webhooks. Those of locks are made by the store.
+    pub(crate) webhook_events: Vec<WebhookEvent>,
     /// The time at which the batch is written. Later times of locks and last uses come from wrong clocks.
     pub(crate) now: Timestamp,
     /// The number of events that were dropped because too many were waiting.
@@ -38,6 +40,7 @@ impl UsageBatch {
             && self.balances.is_empty()
             && self.locks.is_empty()
             && self.shadow_denied.is_empty()
+            && self.webhook_events.is_empty()
             && self.dropped == 0
     }
 
@@ -78,6 +81,7 @@ impl UsageBatch {
         self.balances.clear();
         self.locks.clear();
         self.shadow_denied.clear();
+        self.webhook_events.clear();
         self.dropped = 0;
     }
 }

@@ -1,4 +1,4 @@
-//! A secret, an admin key and a key that are searched for in everything that the program writes, sends or
+//! A secret, a secret of webhooks, an admin key and a key that are searched for in everything that the program writes, sends or
 //! shows to other users.
 
 use std::fs::{self, File};
@@ -12,6 +12,7 @@ use crate::common::program::{keyguard, prepared, run};
 use crate::common::server::{Server, get, request};
 use crate::common::{wait_until, write_private};
 use crate::leaks::Reporter;
+use crate::webhooks::Receiver;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -19,6 +20,9 @@ use tempfile::TempDir;
 const SECRET: &str = "canary-of-the-secret-A7x_9-and-more-bytes";
 const ADMIN_KEY: &str = "canary-of-the-admin-key-B8y_0";
 const SECRET_FILE: &str = "given.secret";
+/// Base64 of `canary-of-the-webhooks-C9z_1-and-more`.
+const WEBHOOK_SECRET: &str = "whsec_Y2FuYXJ5LW9mLXRoZS13ZWJob29rcy1DOXpfMS1hbmQtbW9yZQ==";
+const WEBHOOK_SECRET_FILE: &str = "webhook.secret";
 
 /// A command with the secret in a file.
 fn command(dir: &Path, arguments: &[&str]) -> Command {
@@ -59,6 +63,8 @@ fn no_secret_and_no_key_leaves_the_program() {
     let home = TempDir::new().unwrap();
     let dir = home.path();
     write_private(&dir.join(SECRET_FILE), SECRET);
+    write_private(&dir.join(WEBHOOK_SECRET_FILE), WEBHOOK_SECRET);
+    let receiver = Receiver::start();
     let mut seen = Seen(Vec::new());
     for arguments in [&["init"][..], &["create-org", "acme"]] {
         seen.add(
@@ -86,6 +92,11 @@ fn no_secret_and_no_key_leaves_the_program() {
             "leak-keys.json",
             "--on-leak",
             "warn",
+            "--webhook-allow-private",
+            "--webhook-secret-file",
+            WEBHOOK_SECRET_FILE,
+            "--webhook",
+            receiver.url().as_str(),
         ])
         .env("KEYGUARD_ADMIN_KEY", ADMIN_KEY)
         .stderr(log);
@@ -98,20 +109,34 @@ fn no_secret_and_no_key_leaves_the_program() {
 
     kill_process(Pid::from_child(&server.child), Signal::TERM).unwrap();
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    for (number, event) in receiver.received().iter().enumerate() {
+        seen.add(format!("event {number}"), format!("{event:?}"));
+    }
+    let secret_files = [SECRET_FILE, WEBHOOK_SECRET_FILE];
     for file in fs::read_dir(dir).unwrap().map(Result::unwrap) {
-        if file.file_name() != SECRET_FILE && file.file_type().unwrap().is_file() {
+        let is_secret = secret_files.iter().any(|name| file.file_name() == *name);
+        if !is_secret && file.file_type().unwrap().is_file() {
             seen.add_file(&file.path());
         }
     }
 
     // Shows that the search finds what is there: in a log, in the data file and in responses.
     let shown_prefix = &key[..key.len() - 45];
-    for (public, least) in [("/in/a/path", 2), ("acme", 5), (shown_prefix, 4)] {
+    let public = [
+        ("/in/a/path", 2),
+        ("acme", 5),
+        (shown_prefix, 4),
+        // A request, the data file and a listing.
+        ("msg_", 3),
+    ];
+    for (public, least) in public {
         let sources = seen.sources_with(public.as_bytes());
         assert!(sources.len() >= least, "{public}: {sources:?}");
     }
     seen.assert_without("the secret", &SECRET[..16]);
     seen.assert_without("the admin key", &ADMIN_KEY[..16]);
+    seen.assert_without("the secret of webhooks", &WEBHOOK_SECRET[6..22]);
+    seen.assert_without("the secret of webhooks", "canary-of-the-webhooks");
     seen.assert_without("the key", &key[key.len() - 45..key.len() - 25]);
 }
 
@@ -256,6 +281,8 @@ fn add_commands(seen: &mut Seen, dir: &Path, key: &str) {
         &["limits", "1"],
         &["create-org", "acme"],
         &["rotate-key", "99"],
+        &["webhooks", "test"],
+        &["webhooks", "--json"],
     ] {
         let output = command(dir, arguments).output().unwrap();
         seen.add(format!("keyguard {}", arguments.join(" ")), text(&output));

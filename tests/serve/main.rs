@@ -20,3 +20,4 @@ mod otlp;
 mod proxies;
 mod server;
 mod terminal;
+mod webhooks;

@@ -13,6 +13,7 @@ mod orgs;
 mod reports;
 mod rows;
 mod usage;
+mod webhooks;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,8 @@ pub(crate) use self::rows::Rows;
 #[cfg(feature = "cli")]
 pub(crate) use self::usage::RequestFilter;
 pub(crate) use self::usage::{GetUsage, ListRequests, TailUsage};
+#[cfg(feature = "cli")]
+pub(crate) use self::webhooks::{ListDeliveries, Redeliver, SendTestEvent};
 
 use super::{Admin, AdminError, CreateKey, Failure, FailureCode, UpdateKey, UpdateOrg};
 
@@ -93,7 +96,7 @@ pub(crate) fn reply_to_json(reply: impl Serialize) -> Result<Value, Failure> {
 type Run = fn(&Admin, Value) -> Result<Value, Failure>;
 
 /// All commands by name.
-const COMMANDS: [(&str, Run); 38] = [
+const COMMANDS: [(&str, Run); 41] = [
     by_name::<CreateOrg>(),
     by_name::<ListOrgs>(),
     by_name::<GetOrg>(),
@@ -132,6 +135,9 @@ const COMMANDS: [(&str, Run); 38] = [
     by_name::<Check>(),
     by_name::<Reload>(),
     by_name::<Diagnose>(),
+    by_name::<webhooks::ListDeliveries>(),
+    by_name::<webhooks::Redeliver>(),
+    by_name::<webhooks::SendTestEvent>(),
 ];
 
 const fn by_name<C: Command>() -> (&'static str, Run) {

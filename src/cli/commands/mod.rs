@@ -43,3 +43,4 @@ pub(super) mod update_key;
 pub(super) mod update_org;
 pub(super) mod usage;
 pub(super) mod verify;
+pub(super) mod webhooks;

@@ -81,6 +81,9 @@ pub(super) async fn load<H: Headers + ?Sized>(
     }
     let hash = guard.hasher.hash(text);
     if let Some(key) = load_stored(guard, fingerprint, &hash, &context.deadline).await? {
+        if let Some(until) = key.record.old_text_until.filter(|_| !context.is_preview) {
+            guard.recorder().note_old_text(key.key_id, until);
+        }
         return Ok(key);
     }
     let Some(hasher) = legacy else {

@@ -88,7 +88,11 @@ impl Keys {
             scope_set: ScopeSet::default(),
             is_ip_restricted: false,
             backends: Arc::clone(&self.backends),
-            record: Box::new(KeyRecord { key, org }),
+            record: Box::new(KeyRecord {
+                key,
+                org,
+                old_text_until: None,
+            }),
         }
     }
 

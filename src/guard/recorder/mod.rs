@@ -5,6 +5,7 @@ mod chunk;
 #[cfg(any(feature = "metrics", feature = "serve"))]
 mod counts;
 mod decision_log;
+mod event_source;
 mod health_log;
 mod outlet;
 mod tail;
@@ -20,18 +21,19 @@ use self::channel::{Part, Receiver, Sender, channel};
 use self::chunk::Chunk;
 #[cfg(any(feature = "metrics", feature = "serve"))]
 pub(crate) use self::counts::DecisionCounts;
+pub(crate) use self::event_source::{EventSource, UrgentEvents};
 pub(super) use self::outlet::Outlet;
 use self::tail::{Followed, Tail};
 pub(super) use self::writer::{Writer, WriterState};
 use super::legacy::Rehashing;
 use super::request::Request;
-use crate::model::{Reason, Usage};
+use crate::model::{KeyId, Reason, Usage};
 use crate::net::ClientIp;
 use crate::policy::path;
 use crate::store::{Minute, StoreError, UsageBatch, UsageEvent};
 use crate::sys::sync::atomic::{AtomicUsize, Ordering};
 use crate::sys::sync::{self, Mutex};
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 /// Usage on its way to the writer. Events of known keys take one channel per thread, so that recording one
 /// locks nothing and shares no cache line with other recording threads. Other refusals are counted in
@@ -57,6 +59,8 @@ pub(crate) struct Recorder {
     /// Whether some refusals without a known key are kept for the log.
     has_log: bool,
     pub(super) rehashing: Rehashing,
+    /// Keys that were used by a replaced text, and until when it is accepted.
+    old_texts: parking_lot::Mutex<Vec<(KeyId, Timestamp)>>,
     clock: Clock,
     control: parking_lot::Mutex<Control>,
     /// Wakes the writer.
@@ -73,6 +77,9 @@ const BATCH: usize = 16_384;
 
 /// The most chunks that are kept for reuse: 4 MiB.
 const MAX_SPARE: usize = 256;
+
+/// The most keys that are noted between two rounds of the writer because a replaced text was used.
+const MAX_OLD_TEXTS: usize = 256;
 
 /// Counts of refusals without a known key, and of events that were dropped.
 #[derive(Default)]
@@ -143,6 +150,7 @@ impl Recorder {
             tail: Tail::default(),
             has_log: false,
             rehashing: Rehashing::default(),
+            old_texts: parking_lot::Mutex::default(),
             clock,
             control: parking_lot::Mutex::default(),
             work: Condvar::new(),
@@ -158,6 +166,19 @@ impl Recorder {
 
     pub(crate) fn is_enabled(&self) -> bool {
         self.enabled
+    }
+
+    /// Notes that a key was loaded by a replaced text. Beyond [`MAX_OLD_TEXTS`], one is not noted.
+    #[cold]
+    pub(super) fn note_old_text(&self, key: KeyId, until: Timestamp) {
+        let mut noted = self.old_texts.lock();
+        if noted.len() < MAX_OLD_TEXTS && !noted.contains(&(key, until)) {
+            noted.push((key, until));
+        }
+    }
+
+    pub(super) fn take_old_texts(&self) -> Vec<(KeyId, Timestamp)> {
+        std::mem::take(&mut *self.old_texts.lock())
     }
 
     pub(super) fn clock(&self) -> &Clock {

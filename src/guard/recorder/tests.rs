@@ -162,6 +162,7 @@ impl World {
             store: Arc::clone(&self.disk) as _,
             locks: Arc::clone(&self.locks),
             warnings: Arc::default(),
+            events: None,
             policy_reloader: Arc::new(PolicyReloader::new(
                 Arc::new(PolicyHandle::new(
                     CompiledPolicy::new(Policy::default()).unwrap(),

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::Recorder;
 use super::channel::Part;
 use super::decision_log::DecisionLog;
+use super::event_source::EventSource;
 use super::health_log::HealthLog;
 use super::outlet::Outlet;
 use crate::guard::active_locks::ActiveLocks;
@@ -46,6 +47,8 @@ pub(in crate::guard) struct Writer {
     pub(in crate::guard) policy_reloader: Arc<PolicyReloader>,
     pub(in crate::guard) retention: Duration,
     pub(in crate::guard) outlet: Option<Outlet>,
+    /// `None` without webhooks.
+    pub(in crate::guard) events: Option<EventSource>,
     pub(in crate::guard) state: WriterState,
 }
 
@@ -133,6 +136,7 @@ impl Writer {
             self.reload_policy_if_signalled();
         }
         self.maintain();
+        self.note_fault(result.as_ref().err());
         self.log(result.as_ref().err(), closing);
         self.warnings.log_new();
         #[cfg(any(feature = "metrics", feature = "serve"))]
@@ -163,6 +167,7 @@ impl Writer {
             self.store_batch()?;
         }
         self.collect();
+        self.add_events();
         self.store_batch()
     }
 
@@ -247,6 +252,29 @@ impl Writer {
         state.decision_log.add(&state.batch, samples);
     }
 
+    /// Adds what webhooks are told to the batch: limits that are nearly or wholly used, and keys that were used by
+    /// a replaced text.
+    fn add_events(&mut self) {
+        let recorder = &self.backends.recorder;
+        let old_texts = recorder.take_old_texts();
+        if let Some(events) = &mut self.events {
+            let now = recorder.clock.timestamp();
+            let batch = &mut self.state.batch;
+            events.observe_limits(batch, &**self.backends.limiter, now);
+            events.observe_old_texts(batch, &old_texts, now);
+        }
+    }
+
+    /// Adds the begin of a fault of the store to the batch that is written after it.
+    fn note_fault(&mut self, failure: Option<&StoreError>) {
+        if let Some(events) = &mut self.events {
+            let fault = self.store.fault();
+            let fault = fault.or_else(|| failure.map(StoreError::cause));
+            let now = self.backends.recorder.clock.timestamp();
+            events.observe_fault(&mut self.state.batch, fault.as_deref(), now);
+        }
+    }
+
     /// Logs refusals, drops and faults, among them that usage cannot be stored.
     fn log(&mut self, failure: Option<&StoreError>, is_last: bool) {
         if !self.state.log.has_output() {
@@ -308,6 +336,9 @@ impl Writer {
                 self.locks.expire(timestamp);
                 // A failure shows in the next batch of usage, and the next round tries again.
                 let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
+                if let Some(events) = &self.events {
+                    events.observe_expiries(&mut self.state.batch, timestamp);
+                }
             }
         }
     }

@@ -19,9 +19,11 @@ use super::{
     Admission, AttachError, CounterSets, Demand, LimitState, Limiter, Receipt, SavedWindows,
     Subjects, indexed, is_skipped,
 };
+use crate::counter::{
+    CounterId, Counters, PlainRules, SavedCounter, SavedIpWindow, SubjectId, Time,
+};
 #[cfg(feature = "redis")]
 use crate::counter::{CounterMut, Rule};
-use crate::counter::{Counters, PlainRules, SavedCounter, SavedIpWindow, SubjectId, Time};
 #[cfg(feature = "redis")]
 use crate::limit::Balance;
 use crate::limit::Period;
@@ -193,6 +195,12 @@ impl Limiter for MemoryLimiter {
         let sets = self.sets.windows(part, || self.time())?;
         let ip_windows = self.addresses.windows(part, SHARDS, &self.clock);
         Some(SavedWindows { sets, ip_windows })
+    }
+
+    fn used(&self, id: SubjectId, each: &mut dyn FnMut(&CounterId, u64)) {
+        if let Some(set) = self.sets.find(id) {
+            set.lock().used(self.time(), each);
+        }
     }
 
     fn restore(&self, saved: Vec<SavedIpWindow>) {

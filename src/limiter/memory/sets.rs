@@ -118,6 +118,13 @@ impl SetTable {
         Ok(set)
     }
 
+    /// Returns the set of a subject, if it is in use.
+    pub(super) fn find(&self, id: SubjectId) -> Option<Arc<CounterSet>> {
+        let hash = self.hash(id);
+        let shard = self.shards[hash as usize % SHARDS].lock();
+        shard.find(hash, |set| set.id == id).cloned()
+    }
+
     /// Frees idle sets until there is room for one more. If there are none, the table is considered
     /// full for a while, so that further attempts cost no time.
     fn make_room(&self, clock: &Clock) {

@@ -6,11 +6,10 @@ use std::str::FromStr;
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use http_body_util::Full;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::input::InvalidInput;
+use crate::serve::http_client;
 
 /// The address of a collector without TLS: one on the same machine, or in a network that is trusted.
 #[derive(Clone, Debug)]
@@ -47,19 +46,13 @@ impl FromStr for Collector {
 
 impl Collector {
     pub(super) async fn send(&self, body: String) -> io::Result<()> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        // Ends when the sender is dropped.
-        tokio::spawn(connection);
         let request = Request::post(&self.path)
             .header(header::HOST, &self.authority)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(io::Error::other)?;
-        let response = sender.send_request(request).await;
-        let status = response.map_err(io::Error::other)?.status();
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let status = http_client::send(stream, request).await?.status;
         match status.is_success() {
             true => Ok(()),
             false => Err(io::Error::other(format!(

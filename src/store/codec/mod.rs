@@ -16,6 +16,7 @@ mod record;
 mod text;
 mod totals;
 pub(crate) mod usage_block;
+mod webhook;
 
 use super::StoreError;
 
@@ -37,6 +38,7 @@ pub(crate) use self::org::{decode_org, encode_org};
 pub(crate) use self::record::Record;
 pub(crate) use self::text::{read_allowed_ips, read_limits, read_scopes, texts};
 pub(crate) use self::totals::RecordCounts;
+pub(crate) use self::webhook::{decode_delivery, encode_delivery};
 
 /// The format that this version writes, and the only one that it reads. A data file states its format
 /// in its [preamble](data_file::preamble).

@@ -104,6 +104,7 @@ pub(super) fn audit_context() -> AuditContext {
         subject: None,
         details: serde_json::Value::Null,
         idempotency_key: None,
+        webhook_events: Vec::new(),
         log: Log::default(),
     }
 }

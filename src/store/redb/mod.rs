@@ -16,6 +16,7 @@ mod lock_holder;
 mod locks;
 mod open;
 mod orgs;
+mod outbox;
 mod prune;
 mod rows;
 mod tables;
@@ -35,7 +36,10 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use redb::{
     CommitError, DatabaseError, ReadTransaction, StorageError, TableError, TransactionError,
@@ -52,13 +56,15 @@ use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, ChangeEvent, FileSpace, KeyChange, NewCredential, NewKey, OrgChange, Rehash,
-    Resolved, Rotation, SavedSet, Search, Store, StoreError, Totals, UsageBatch, UsageStore,
-    Verification,
+    AuditContext, ChangeEvent, FileSpace, KeyChange, NewCredential, NewKey, OrgChange,
+    OutboxCounts, Rehash, Resolved, Rotation, SavedSet, Search, Store, StoreError, Totals,
+    UsageBatch, UsageStore, Verification, WebhookChange, webhooks,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
-use crate::model::{AuditEntry, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery};
+use crate::model::{
+    AuditEntry, Delivery, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery, WebhookEvent,
+};
 use crate::sys::{Deadline, MaybeReady};
 use crate::time::Timestamp;
 
@@ -71,6 +77,10 @@ pub(crate) struct RedbStore {
     batch_ids: Mutex<BatchIds>,
     /// Blocks of usage that could not be read since the file was opened.
     damaged_usage: Mutex<BTreeSet<BlockNumber>>,
+    /// The webhooks that get events.
+    webhooks: ArcSwap<Vec<String>>,
+    /// Deliveries for which there was no room since the file was opened.
+    dropped_deliveries: AtomicU64,
 }
 
 impl UsageStore for RedbStore {
@@ -346,14 +356,69 @@ impl Store for RedbStore {
         })
     }
 
+    fn send_events_to(&self, urls: Vec<String>) {
+        self.webhooks.store(Arc::new(urls));
+    }
+
+    fn due_deliveries(
+        &self,
+        url: &str,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.read(|txn| outbox::due(txn, url, now, limit))
+    }
+
+    fn deliveries(&self, before: Option<u64>, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        self.read(|txn| outbox::list(txn, before, limit))
+    }
+
+    fn pending_webhooks(&self) -> Result<Vec<String>, StoreError> {
+        self.read(outbox::pending_urls)
+    }
+
+    fn outbox_counts(&self) -> Result<OutboxCounts, StoreError> {
+        Ok(OutboxCounts {
+            pending: self.read(outbox::pending)?,
+            dropped: self.dropped_deliveries.load(Ordering::Relaxed),
+        })
+    }
+
+    fn change_deliveries(&self, change: &WebhookChange) -> Result<Option<Delivery>, StoreError> {
+        self.write(|txn| outbox::change(txn, change))
+    }
+
+    fn add_events(&self, events: &[WebhookEvent]) -> Result<(), StoreError> {
+        let urls = self.webhooks.load();
+        self.note_dropped(self.write(|txn| outbox::add(txn, &urls, events))?);
+        Ok(())
+    }
+
+    fn expiring_keys(
+        &self,
+        now: Timestamp,
+        within: Duration,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        self.read(|txn| outbox::expiring(txn, now, within, limit))
+    }
+
     fn warnings(&self) -> Vec<String> {
-        match self.damaged_usage.lock().len() {
-            0 => Vec::new(),
-            damaged => vec![format!(
+        let damaged = self.damaged_usage.lock().len();
+        let dropped = self.dropped_deliveries.load(Ordering::Relaxed);
+        let damaged = (damaged > 0).then(|| {
+            format!(
                 "blocks of usage that could not be read: {damaged}; listings of requests omit them, and \
                  `keyguard verify` shows what is lost"
-            )],
-        }
+            )
+        });
+        let dropped = (dropped > 0).then(|| {
+            format!(
+                "deliveries to webhooks that were dropped, because too many were pending: {dropped}; \
+                 `keyguard webhooks` shows why the others fail"
+            )
+        });
+        damaged.into_iter().chain(dropped).collect()
     }
 
     fn verify(&self) -> Result<Verification, StoreError> {
@@ -416,7 +481,9 @@ impl RedbStore {
         current: Option<OpenBlock>,
     ) -> Result<Option<OpenBlock>, StoreError> {
         let current = Cell::new(current);
-        self.write(|txn| {
+        let urls = self.webhooks.load();
+        let locked = webhooks::lock_events(&batch.locks, batch.now, urls.is_empty());
+        let (block, dropped) = self.write(|txn| {
             let mut block = current.take();
             if !totals::is_counted(txn, id)? {
                 if !batch.has_rows_elsewhere {
@@ -426,8 +493,16 @@ impl RedbStore {
             }
             locks::change(txn, &batch.locks)?;
             counters::put_balances(txn, &batch.balances)?;
-            Ok(block)
-        })
+            let events = batch.webhook_events.iter().chain(&locked);
+            Ok((block, outbox::add(txn, &urls, events)?))
+        })?;
+        self.note_dropped(dropped);
+        Ok(block)
+    }
+
+    fn note_dropped(&self, deliveries: u64) {
+        self.dropped_deliveries
+            .fetch_add(deliveries, Ordering::Relaxed);
     }
 
     /// Begins new tables of usage in place of those that cannot be added to because they are damaged. Returns
@@ -491,12 +566,15 @@ impl RedbStore {
         audit: &AuditContext,
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let result = self.write(|txn| {
+        let urls = self.webhooks.load();
+        let (result, dropped) = self.write(|txn| {
             audit::begin(txn, audit)?;
             let result = change(txn)?;
             audit::append(txn, audit, result.audit_subject().or(audit.subject))?;
-            Ok(result)
+            let dropped = outbox::add(txn, &urls, &audit.webhook_events)?;
+            Ok((result, dropped))
         })?;
+        self.note_dropped(dropped);
         audit.committed(result.audit_subject());
         Ok(result)
     }

@@ -2,11 +2,11 @@
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::audit;
 use super::tables::{
-    COMPLETED_REQUESTS, KEY_HOURS, MINUTES, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES,
+    COMPLETED_REQUESTS, EVENT_MARKS, KEY_HOURS, MINUTES, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES,
 };
 use super::usage::OpenBlock;
+use super::{audit, outbox};
 use crate::store::{StoreError, retention};
 use crate::time::Timestamp;
 
@@ -22,6 +22,7 @@ pub(super) struct Due {
     minutes: Vec<u64>,
     key_hours: Vec<(u64, u64)>,
     requests: Vec<[u8; 32]>,
+    event_marks: Vec<String>,
 }
 
 impl Due {
@@ -31,6 +32,7 @@ impl Due {
             && self.minutes.is_empty()
             && self.key_hours.is_empty()
             && self.requests.is_empty()
+            && self.event_marks.is_empty()
     }
 }
 
@@ -70,6 +72,7 @@ pub(super) fn due(
         due.key_hours.push(row?.0.value());
     }
     due.requests = audit::expired_requests(txn, now, MOST_ROWS)?;
+    due.event_marks = outbox::ended_marks(txn, now, MOST_ROWS)?;
     Ok(due)
 }
 
@@ -96,6 +99,10 @@ pub(super) fn delete(txn: &WriteTransaction, due: &Due) -> Result<(), StoreError
     let mut requests = txn.open_table(COMPLETED_REQUESTS)?;
     for name in &due.requests {
         requests.remove(name)?;
+    }
+    let mut marks = txn.open_table(EVENT_MARKS)?;
+    for text in &due.event_marks {
+        marks.remove(text.as_str())?;
     }
     Ok(())
 }

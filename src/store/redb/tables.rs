@@ -72,6 +72,14 @@ pub(super) const AUDIT: Records<u64> = TableDefinition::new("audit");
 pub(super) const COMPLETED_REQUESTS: Records<&[u8; 32]> =
     TableDefinition::new("completed requests");
 
+/// The outbox of webhooks, and the log of its deliveries: [`Delivery`](crate::model::Delivery) by number.
+pub(super) const DELIVERIES: Records<u64> = TableDefinition::new("webhook deliveries");
+/// (time of the next attempt in milliseconds, delivery), of pending deliveries.
+pub(super) const DUE_DELIVERIES: TableDefinition<(u64, u64), ()> =
+    TableDefinition::new("webhook due");
+/// Until when no further event about a text is stored, in milliseconds.
+pub(super) const EVENT_MARKS: TableDefinition<&str, u64> = TableDefinition::new("webhook marks");
+
 /// Rows of [`META`].
 pub(super) mod meta {
     /// The fingerprint of the secret: 32 bytes.
@@ -129,7 +137,10 @@ pub(super) fn visit_all<T: TableVisitor>(visitor: &mut T) -> Result<(), T::Error
     visitor.visit(IP_WINDOWS, |_| None)?;
     visitor.visit(SHADOW_DENIED, |name| text(&name))?;
     visitor.visit(AUDIT, |number| text(&number))?;
-    visitor.visit(COMPLETED_REQUESTS, |_| None)
+    visitor.visit(COMPLETED_REQUESTS, |_| None)?;
+    visitor.visit(DELIVERIES, |number| text(&number))?;
+    visitor.visit(DUE_DELIVERIES, |(_, number)| text(&number))?;
+    visitor.visit(EVENT_MARKS, |mark| text(&mark))
 }
 
 fn text(key: &impl ToString) -> Option<String> {

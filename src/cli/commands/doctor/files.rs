@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::Finding;
 use crate::cli::settings::Cli;
-use crate::guard::{followed, secret_path};
+use crate::guard::{followed, secret_path, webhook_secret_path};
 use crate::model::Area;
 use crate::sys::DiskSpace;
 use crate::sys::shell::quoted;
 
-/// Examines the data file, its directory, the file of its secret and its file system. Finds nothing for a database.
+/// Examines the data file, its directory, the files of its secrets and its file system. Finds nothing for a database.
 pub(super) fn examine(cli: &Cli) -> Vec<Finding> {
     let mut findings = Vec::new();
     if cli.is_on_server() {
@@ -24,7 +24,13 @@ pub(super) fn examine(cli: &Cli) -> Vec<Finding> {
         _ => PathBuf::from("."),
     };
     findings.extend(exposed_data_file(&file));
-    findings.extend(exposed_secret(cli, &file));
+    let beside = secret_path(&file);
+    for secret in [
+        cli.secret_file().unwrap_or(&beside),
+        &webhook_secret_path(&file),
+    ] {
+        findings.extend(exposed_secret(secret, &file));
+    }
     findings.extend(open_directory(&directory));
     findings.extend(
         DiskSpace::of(&directory)
@@ -51,11 +57,9 @@ fn exposed_data_file(file: &Path) -> Option<Finding> {
 }
 
 #[cfg(unix)]
-fn exposed_secret(cli: &Cli, data: &Path) -> Option<Finding> {
+fn exposed_secret(file: &Path, data: &Path) -> Option<Finding> {
     use crate::sys::ownership::{exposure, owner_of};
 
-    let beside = secret_path(data);
-    let file = cli.secret_file().unwrap_or(&beside);
     let exposure = exposure(file, &metadata(file)?, owner_of(data))?;
     Some(Finding {
         area: Area::Files,
@@ -95,7 +99,7 @@ fn exposed_data_file(_: &Path) -> Option<Finding> {
 }
 
 #[cfg(not(unix))]
-fn exposed_secret(_: &Cli, _: &Path) -> Option<Finding> {
+fn exposed_secret(_: &Path, _: &Path) -> Option<Finding> {
     None
 }
 

@@ -22,6 +22,10 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
             "{program} admin-key    # or begin with a random secret: keyguard --db NEW.redb init"
         ),
         Area::Files => format!("ls -l {}*", quoted(&cli.db.display().to_string())),
+        Area::Webhooks => format!("{program} webhooks"),
+        Area::Data if condition.problem.contains("keyguard webhooks") => {
+            format!("{program} webhooks")
+        }
         Area::Data
             if ["keyguard verify", "damaged"]
                 .iter()

@@ -16,7 +16,7 @@ use self::usage_log::UsageLog;
 use crate::cli::connection::open_in_turn;
 use crate::cli::next::next_command;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
-use crate::guard::{Config, RateLimitHeaders};
+use crate::guard::{Config, RateLimitHeaders, followed};
 use crate::limiter::Fallback;
 use crate::log::Event;
 use crate::serve::{self, ServeError, Settings};
@@ -28,7 +28,8 @@ use crate::time::duration::duration_argument;
 const EXAMPLES: &str = "Examples:
   keyguard serve
   keyguard serve --policy /etc/keyguard.toml --listen unix:/run/keyguard.sock
-  keyguard serve --listen 10.0.0.5:8700 --trust 10.0.0.0/8 --host keys.example";
+  keyguard serve --listen 10.0.0.5:8700 --trust 10.0.0.0/8 --host keys.example
+  keyguard serve --webhook https://example.com/events";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -130,6 +131,11 @@ fn serve(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     // Registered first, since an unhandled SIGHUP ends the process.
     let hangup = hangup().map_err(ServeError::Start)?;
     cli.require_data()?;
+    let file = (!cli.is_on_server() && cli.redis.is_none()).then(|| followed(&cli.db));
+    let webhooks = opts
+        .settings
+        .webhooks
+        .prepare(file.transpose()?.as_deref())?;
     let lines = opts.log.start().map_err(ServeError::Start)?;
     let log = lines.log();
     let mut config = cli.config()?.log(log.clone());
@@ -163,6 +169,9 @@ fn serve(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
             }
         };
     }
+    if let Some(webhooks) = &webhooks {
+        config = config.webhooks(webhooks.urls());
+    }
     let guard = open_in_turn(&cli.db, &config)?;
     let policy = opts.policy.as_deref().map(Path::to_string_lossy);
     log.emit(&Event::Started {
@@ -171,7 +180,7 @@ fn serve(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         limits: cli.redis.as_ref().map_or("memory", |_| "redis"),
         policy: policy.as_deref(),
     });
-    serve::serve(guard, &opts.settings, &cli.db)?;
+    serve::serve(guard, &opts.settings, webhooks, &cli.db)?;
     Ok(Exit::Done)
 }
 

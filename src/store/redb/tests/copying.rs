@@ -97,6 +97,10 @@ fn with_all_tables() -> (File, RedbStore) {
     let window = counter(Period::Sliding(WindowLength::MINUTE), hits);
     let mut windows = std::iter::once((SubjectId::key(KeyId(1)), vec![window]));
     store.save_windows(&mut windows).unwrap();
+    store.send_events_to(vec!["https://example.com/events".into()]);
+    store
+        .add_events(&[super::outbox::event_at("a", NOW)])
+        .unwrap();
     (file, store)
 }
 

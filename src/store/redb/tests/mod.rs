@@ -27,6 +27,7 @@ mod displaced;
 mod faults;
 mod history;
 mod opening;
+mod outbox;
 mod power_cuts;
 mod recording;
 mod verification;

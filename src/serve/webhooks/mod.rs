@@ -1,0 +1,194 @@
+//! Webhooks: signed events for other servers, from the outbox of the data file, after the specification
+//! [Standard Webhooks](https://www.standardwebhooks.com).
+
+mod receiver;
+mod schedule;
+mod signature;
+mod status;
+#[cfg(test)]
+mod tests;
+mod url;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use self::receiver::Receiver;
+use self::signature::SigningSecrets;
+pub(super) use self::status::WebhookStatus;
+use self::url::WebhookUrl;
+use self::worker::Worker;
+use super::error::ServeError;
+use crate::guard::{read_secret, webhook_secret_path, write_secret};
+use crate::keyguard::KeyGuard;
+use crate::model::Secret;
+use crate::store::{OpenError, WebhookChange};
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WebhookSettings {
+    /// Send signed events to this URL, such as limits that are nearly used up and addresses that are locked out; may
+    /// be repeated. The guide lists the events. Not with a database or Redis
+    #[arg(long = "webhook", value_name = "URL")]
+    webhooks: Vec<WebhookUrl>,
+    /// A file that holds the secret of the signatures, `whsec_` and base64, or several on lines [default: the name of
+    /// the data file with `.webhook-secret` appended, which is created if it is absent]
+    #[arg(long, value_name = "FILE", requires = "webhooks")]
+    webhook_secret_file: Option<PathBuf>,
+    /// Send events to loopback and private addresses, too, and without TLS to `http://` URLs
+    #[arg(long, requires = "webhooks")]
+    webhook_allow_private: bool,
+    /// Trust these certificate authorities, as PEM, instead of the public ones
+    #[arg(long, value_name = "FILE", requires = "webhooks")]
+    webhook_ca: Option<PathBuf>,
+}
+
+impl WebhookSettings {
+    /// Reads the secret and the certificates. `file` is the data file, links followed; `None` for a database or with
+    /// Redis. Returns `None` without webhooks.
+    pub(crate) fn prepare(&self, file: Option<&Path>) -> Result<Option<Webhooks>, ServeError> {
+        if self.webhooks.is_empty() {
+            return Ok(None);
+        }
+        let file = file.ok_or(ServeError::WebhooksOnServer)?;
+        let mut urls: Vec<WebhookUrl> = Vec::new();
+        for url in &self.webhooks {
+            if !urls.contains(url) {
+                urls.push(url.clone());
+            }
+        }
+        if let Some(url) = urls.iter().find(|url| !url.is_encrypted)
+            && !self.webhook_allow_private
+        {
+            return Err(ServeError::UnencryptedWebhook(url.origin().to_string()));
+        }
+        Ok(Some(Webhooks {
+            urls,
+            secrets: self.secrets(file)?,
+            tls: self.tls()?,
+            allow_private: self.webhook_allow_private,
+        }))
+    }
+
+    fn secrets(&self, data: &Path) -> Result<SigningSecrets, ServeError> {
+        let (path, read) = match &self.webhook_secret_file {
+            Some(path) => (path.clone(), read_secret(path, data)),
+            None => {
+                let path = webhook_secret_path(data);
+                let read = found_or_created(&path, data);
+                (path, read)
+            }
+        };
+        let secret = read.map_err(ServeError::WebhookSecret)?;
+        SigningSecrets::parse(&secret)
+            .map_err(|expected| ServeError::InvalidWebhookSecret { path, expected })
+    }
+
+    fn tls(&self) -> Result<TlsConnector, ServeError> {
+        let mut roots = RootCertStore::empty();
+        match &self.webhook_ca {
+            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+            Some(file) => {
+                add_certificates(&mut roots, file).map_err(|problem| ServeError::WebhookCa {
+                    file: file.clone(),
+                    problem,
+                })?;
+            }
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| ServeError::Tls(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
+}
+
+fn found_or_created(path: &Path, data: &Path) -> Result<Secret, OpenError> {
+    match read_secret(path, data) {
+        Err(OpenError::SecretFile { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            write_secret(path, data, SigningSecrets::generate())
+        }
+        read => read,
+    }
+}
+
+fn add_certificates(roots: &mut RootCertStore, file: &Path) -> Result<(), String> {
+    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    match roots.is_empty() {
+        true => Err("it contains no certificate".to_owned()),
+        false => Ok(()),
+    }
+}
+
+/// The webhooks of a server.
+#[derive(Clone)]
+pub(crate) struct Webhooks {
+    urls: Vec<WebhookUrl>,
+    secrets: SigningSecrets,
+    tls: TlsConnector,
+    allow_private: bool,
+}
+
+impl Webhooks {
+    pub(crate) fn urls(&self) -> Vec<String> {
+        let urls = self.urls.iter();
+        urls.map(|url| url.as_str().to_owned()).collect()
+    }
+
+    /// Starts a task for each webhook, and ends deliveries to webhooks that are no longer configured.
+    pub(super) fn start(
+        self,
+        guard: &KeyGuard,
+        tasks: &mut JoinSet<()>,
+        status: &Arc<WebhookStatus>,
+        end: &watch::Receiver<()>,
+    ) {
+        let urls = self.urls();
+        let of = guard.clone();
+        tasks.spawn_blocking(move || {
+            let pending = of.inner.store().pending_webhooks().unwrap_or_default();
+            let others: Vec<_> = pending
+                .into_iter()
+                .filter(|url| !urls.contains(url))
+                .collect();
+            if !others.is_empty() {
+                let answer = "the webhook is no longer configured".to_owned();
+                let change = WebhookChange::Cancel {
+                    urls: others,
+                    answer,
+                };
+                // If that fails, they stay pending until the next start.
+                let _ = of.inner.store().change_deliveries(&change);
+            }
+        });
+        for url in self.urls {
+            let receiver = Receiver {
+                url,
+                secrets: self.secrets.clone(),
+                tls: self.tls.clone(),
+                allow_private: self.allow_private,
+            };
+            let worker = Worker::new(guard.clone(), receiver, Arc::clone(status));
+            tasks.spawn(worker.run(end.clone()));
+        }
+    }
+
+    pub(super) fn status(webhooks: Option<&Self>) -> WebhookStatus {
+        WebhookStatus::of(webhooks.map_or(&[][..], |webhooks| webhooks.urls.as_slice()))
+    }
+}
