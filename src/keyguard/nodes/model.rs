@@ -139,7 +139,8 @@ impl View {
             _ if usual_from <= change.sent => done + PROMPTLY,
             _ => usual_from.max(done + RECOVERY),
         });
-        self.node == change.node && done <= now
+        // Of what happens in the same millisecond, either may be the first.
+        self.node == change.node && done < now
             || self.opened.is_some_and(|opened| done <= opened)
             || self.is_bounded && done + STALENESS <= now
             || from_feed.is_some_and(|known_at| known_at <= now)
