@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{Admin, AdminError};
 use crate::guard::{WarningKind, stored_key};
 use crate::input::text;
+use crate::model::key_words::without_keys;
 use crate::model::{Key, KeyId, key_text};
 use crate::store::{AuditContext, IdempotencyKey, Store, StoreError};
 
@@ -100,7 +101,7 @@ fn once_a_day(id: KeyId, url: &str) -> IdempotencyKey {
 fn shown(given: &str, token: &str, most: usize) -> String {
     let without_token = given.replace(token, "…");
     match key_text::is_within(&without_token) {
-        true => text::escaped(&key_text::without_keys(&without_token), most),
+        true => text::escaped(&without_keys(&without_token), most),
         // Ids of commits in a URL look like parts of keys, and stay whole.
         false => text::escaped(&without_token, most),
     }

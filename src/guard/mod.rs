@@ -67,9 +67,11 @@ pub(crate) use self::secret_review::SECRET_ARGUMENT;
 pub(crate) use self::storage::Storage;
 #[cfg(feature = "cli")]
 pub(crate) use self::storage::{exposure_warning, followed, is_server};
-pub(crate) use self::warnings::Warnings;
 #[cfg(feature = "serve")]
-pub(crate) use self::warnings::{Topic, WarningKind};
+pub(crate) use self::warnings::Topic;
+#[cfg(feature = "http")]
+pub(crate) use self::warnings::WarningKind;
+pub(crate) use self::warnings::Warnings;
 
 use self::cached_key::GrantBackends;
 use self::key_cache::KeyCache;
@@ -77,8 +79,6 @@ use self::policy_reloader::{PolicyHandle, PolicyReloader};
 use self::proxies::Proxies;
 use self::recorder::{Recorder, UrgentEvents};
 use self::revisions::Revisions;
-#[cfg(feature = "http")]
-use self::warnings::WarningKind;
 use crate::limiter::AnyLimiter;
 #[cfg(feature = "http")]
 use crate::log::Event;

@@ -42,7 +42,7 @@ pub(crate) enum Area {
 
 impl Area {
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Data,
         Self::Secret,
         Self::Files,
