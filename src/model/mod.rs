@@ -43,4 +43,5 @@ pub(crate) use self::secret::Fingerprint;
 pub(crate) use self::usage_query::UsageFilter;
 pub(crate) use self::webhook::{
     AttemptOutcome, Delivery, DeliveryAttempt, DeliveryState, EventType, Mark, WebhookEvent,
+    about_key,
 };
