@@ -78,7 +78,7 @@ fn affected(affected: usize) -> Outcome {
 /// The columns of an organization, of a key, and of their balances.
 const ORG: &str = "int8 text text text[] jsonb timestamptz";
 const KEY: &str = "int8 int8 text text bool text int8 text[] text[] jsonb timestamptz timestamptz \
-    timestamptz";
+    timestamptz bool";
 const BALANCES: &str = "int8[] bytea[] int8[] int8[]";
 
 /// The statement of a text.

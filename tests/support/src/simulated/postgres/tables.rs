@@ -47,7 +47,7 @@ pub(super) struct Change {
 
 impl Tables {
     pub(super) fn new(fingerprint: String) -> Self {
-        let meta = [("schema", "4".to_owned()), ("fingerprint", fingerprint)];
+        let meta = [("schema", "5".to_owned()), ("fingerprint", fingerprint)];
         Self {
             meta: meta.map(|(name, value)| (name.to_owned(), value)).into(),
             ..Self::default()
