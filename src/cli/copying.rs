@@ -127,7 +127,8 @@ pub(super) fn report(
     Ok(Exit::Done)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

@@ -105,8 +105,6 @@ fn files_that_others_can_access_are_found_and_the_commands_mend_them() {
         assert!(status.unwrap().success(), "{command}");
     }
     assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
-    set("", 0o1777);
-    assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n", "sticky");
     set("", 0o770);
     let output = run(dir.path(), &DOCTOR);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -115,6 +113,17 @@ fn files_that_others_can_access_are_found_and_the_commands_mend_them() {
         "files: every user of its group can replace the data file, because its directory `.` has the mode 770\n  \
          next:  chmod go-w .\n"
     );
+    // As that of /tmp: only the owner of a file can replace it.
+    set("", 0o1777);
+    assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
+    drop(kg);
+
+    // The process that has made a file private still warns of it.
+    set("keyguard.redb", 0o644);
+    let kg = open(dir.path(), Config::default());
+    let warnings = kg.admin().stats().unwrap().warnings;
+    assert!(warnings[0].contains("other users"), "{warnings:?}");
+    assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
     drop(kg);
 }
 
@@ -401,5 +410,21 @@ fn damaged_blocks_of_requests_are_found() {
         "{problem}"
     );
     assert_eq!(next, "keyguard verify");
+    drop(kg);
+}
+
+/// The path of the policy leads elsewhere from the directory of the command, which is deeper.
+#[test]
+fn policy_of_a_process_in_another_directory_is_found() {
+    let dir = TempDir::new().unwrap();
+    let policy = dir.path().join("p.toml");
+    fs::write(&policy, "protect = [\"/a\"]").unwrap();
+    let depth = std::env::current_dir().unwrap().components().count() - 1;
+    let below_root = policy.strip_prefix("/").unwrap().to_str().unwrap();
+    let relative = "../".repeat(depth) + below_root;
+    let deep = dir.path().join("d/".repeat(depth));
+    fs::create_dir_all(&deep).unwrap();
+    let kg = open(&deep, config().policy_file(relative));
+    assert_eq!(findings(&deep, &[]), Vec::<[String; 3]>::new());
     drop(kg);
 }

@@ -244,6 +244,9 @@ fn events_for_an_unavailable_sink_are_bounded_and_drops_counted() {
     assert_eq!(stats.requests, 3_000);
     assert_eq!(taker.statuses().len() as u64, 3_000 - stats.dropped);
     assert_eq!(taker.statuses().len(), 1_024);
+    let warning = "requests were not written to the sink, because it is too slow";
+    let mut warnings = stats.warnings.iter();
+    assert!(warnings.any(|text| text.starts_with(warning)));
 }
 
 /// A sink that panics while the one behind it is away.
