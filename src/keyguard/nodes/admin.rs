@@ -115,10 +115,20 @@ impl Administrator {
         self.change(node, what, item, value, change).await;
     }
 
+    /// Often, a node undoes what another one has done, before that one stores its usage.
     async fn block_or_unblock(&self, node: &Node, index: usize) {
+        let shared = &self.0;
+        let is_free = shared.model.borrow().addresses[index].last() == Some(false);
+        let value = is_free && shared.one_in(2);
+        self.set_blocked(node, index, value).await;
+        if shared.one_in(3) {
+            shared.sleep(&(0..200)).await;
+            self.set_blocked(&shared.node(), index, !value).await;
+        }
+    }
+
+    async fn set_blocked(&self, node: &Node, index: usize, value: bool) {
         let _storing = node.storing.lock().await;
-        let is_free = self.0.model.borrow().addresses[index].last() == Some(false);
-        let value = is_free && self.0.one_in(2);
         let ip = address(index);
         let what = format!("block {ip} {value}");
         let item = Item::Address(index);
