@@ -177,7 +177,7 @@ fn a_reported_key_is_revoked_and_no_other() {
     assert_eq!(entry["details"], json!({"source": "content", "url": URL}));
     let warning =
         format!("key 1 `leaked` was found at {URL}, and is revoked: its owner needs another one");
-    assert_eq!(warnings(&server), [warning.clone()]);
+    assert_eq!(warnings(&server), [warning.as_str()]);
     let findings = keyguard(dir.path(), &["doctor", "--ignore", "disk"])
         .output()
         .unwrap();
