@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::program::{done, refused, run};
+use crate::common::program::{done, error_of, keyguard, prepared, refused, run};
 use tempfile::TempDir;
 
 #[test]
@@ -35,7 +35,9 @@ fn printed_example_is_checked_and_explained() {
 #[test]
 fn file_without_an_end_is_refused() {
     let dir = TempDir::new().unwrap();
-    let error = refused(dir.path(), &["policy", "check", "/dev/zero"]);
+    let check = keyguard(dir.path(), &["policy", "check", "/dev/zero"]);
+    // So that a reader without a bound ends soon.
+    let error = error_of(&mut prepared("ulimit -v 2000000", &check));
     assert!(
         error.starts_with("error: invalid policy: `/dev/zero`: is longer than 4 MiB"),
         "{error}"
