@@ -1,21 +1,17 @@
 //! Keys that were found in public.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::{Admin, AdminError};
 use crate::guard::{WarningKind, stored_key};
 use crate::input::text;
 use crate::model::key_words::without_keys;
-use crate::model::{EventType, Key, KeyId, Mark, WebhookEvent, about_key, key_text};
+use crate::model::{Key, KeyId, key_text};
 use crate::store::{AuditContext, IdempotencyKey, Store, StoreError};
 
 /// The largest numbers of characters of a URL and of a source in the audit log.
 const URL_CHARS: usize = 1_024;
 const SOURCE_CHARS: usize = 64;
-
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// The text of a key that was found in public, as a reporter sent it.
 #[derive(Clone, Copy)]
@@ -56,18 +52,9 @@ impl Admin {
         let id = key.id;
         let url = shown(leak.url, leak.token, URL_CHARS);
         let source = shown(leak.source, leak.token, SOURCE_CHARS);
-        let mut data = about_key(key, &self.guard.store().org(key.org_id)?);
-        data["url"] = json!(url);
-        data["is_revoked"] = json!(on_leak == OnLeak::Revoke);
         let audit = |action| {
             let details = json!({ "source": source, "url": url });
-            let audit = self.audit_context(action, Some(id.0), details);
-            let mark = Mark {
-                text: format!("key.leaked {id} {url}"),
-                until: audit.at.plus(DAY),
-            };
-            let event = WebhookEvent::new(EventType::KeyLeaked, audit.at, &data, mark);
-            audit.announcing(event)
+            self.audit_context(action, Some(id.0), details)
         };
         let outcome = match on_leak {
             OnLeak::Revoke => {

@@ -43,5 +43,4 @@ pub(crate) use self::secret::Fingerprint;
 pub(crate) use self::usage_query::UsageFilter;
 pub(crate) use self::webhook::{
     AttemptOutcome, Delivery, DeliveryAttempt, DeliveryState, EventType, Mark, WebhookEvent,
-    about_key,
 };

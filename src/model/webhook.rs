@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Key, Org};
 use crate::time::Timestamp;
 
 /// The type of an event.
@@ -94,14 +93,6 @@ impl WebhookEvent {
             mark,
         }
     }
-}
-
-/// The members of an event's `data` that name a key and its organization.
-pub(crate) fn about_key(key: &Key, org: &Org) -> Value {
-    json!({
-        "key": { "id": key.id, "label": key.label, "prefix": key.shown_prefix },
-        "organization": { "id": org.id, "name": org.name },
-    })
 }
 
 /// One event on its way to one webhook.

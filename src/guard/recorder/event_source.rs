@@ -14,7 +14,7 @@ use crate::guard::policy_reloader::PolicyHandle;
 use crate::guard::revisions::Revisions;
 use crate::limit::Period;
 use crate::limiter::Limiter;
-use crate::model::{EventType, Key, KeyId, Mark, Org, WebhookEvent, about_key};
+use crate::model::{EventType, Key, KeyId, Mark, Org, WebhookEvent};
 use crate::policy::CompiledPolicy;
 use crate::store::webhooks::expiry_mark;
 use crate::store::{Store, UsageBatch};
@@ -153,7 +153,7 @@ impl EventSource {
             let (Ok(org), Some(expires_at)) = (self.store.org(key.org_id), key.expires_at) else {
                 continue;
             };
-            let mut data = about_key(&key, &org);
+            let mut data = json!({ "key": shown_key(&key), "organization": shown_org(&org) });
             data["expires_at"] = json!(expires_at);
             let mark = Mark {
                 text: expiry_mark(key.id, expires_at),
@@ -281,8 +281,16 @@ impl Watched {
     }
 
     fn shown(&self) -> Value {
-        about_key(&self.key, &self.org)
+        json!({ "key": shown_key(&self.key), "organization": shown_org(&self.org) })
     }
+}
+
+fn shown_key(key: &Key) -> Value {
+    json!({ "id": key.id, "label": key.label, "prefix": key.shown_prefix })
+}
+
+fn shown_org(org: &Org) -> Value {
+    json!({ "id": org.id, "name": org.name })
 }
 
 /// Whether at least 80 % are used.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::admin::command::{Command, SendTestEvent};
-use crate::admin::{CreateKey, Leak, OnLeak, RotateKey, UpdateKey, UpdateOrg};
+use crate::admin::{CreateKey, RotateKey, UpdateKey, UpdateOrg};
 use crate::guard::Config;
 use crate::model::{Delivery, DeliveryState, KeyId};
 use crate::net::ClientIp;
@@ -429,38 +429,6 @@ fn limits_are_told_once_in_a_window() {
     assert_eq!(world.types().len(), 4);
     world.check(&key, 1);
     assert_eq!(world.types()[4..], ["limit.warning"]);
-}
-
-#[test]
-fn leaked_keys_are_told() {
-    let world = World::without_tasks();
-    let key = world.key(|key| key);
-    let report = |url, on_leak| {
-        let leak = Leak {
-            token: &key,
-            url,
-            source: "commit",
-        };
-        let admin = world.guard.admin();
-        assert!(admin.report_leak(leak, on_leak).unwrap());
-    };
-    let leaked = |url: &str, is_revoked: bool| {
-        let data = json!({
-            "key": { "id": 1, "label": "shop", "prefix": &key[..12] },
-            "organization": { "id": 1, "name": "acme" },
-            "url": url,
-            "is_revoked": is_revoked,
-        });
-        ("key.leaked".to_owned(), data)
-    };
-    report("https://example.com/a", OnLeak::Warn);
-    report("https://example.com/a", OnLeak::Warn);
-    report("https://example.com/b", OnLeak::Revoke);
-    let expected = [
-        leaked("https://example.com/a", false),
-        leaked("https://example.com/b", true),
-    ];
-    assert_eq!(world.events(), expected);
 }
 
 #[test]
