@@ -6,8 +6,10 @@ use super::{Admin, AdminError};
 use crate::guard::{WarningKind, stored_key};
 use crate::input::text;
 use crate::model::key_words::without_keys;
-use crate::model::{Key, KeyId, key_text};
-use crate::store::{AuditContext, IdempotencyKey, Store, StoreError};
+use crate::model::{EventType, KeyId, Mark, WebhookEvent, key_text};
+use crate::store::webhooks::key_data;
+use crate::store::{AuditContext, IdempotencyKey, Resolved, Store, StoreError};
+use crate::time::Timestamp;
 
 /// The largest numbers of characters of a URL and of a source in the audit log.
 const URL_CHARS: usize = 1_024;
@@ -41,20 +43,27 @@ impl Admin {
         // An expired key may be reactivated, but a replaced text is never accepted again.
         let is_replaced = found.credential_expires_at.is_some_and(|at| at <= now);
         if !found.key.is_revoked() && !is_replaced {
-            self.audit_leak(&found.key, leak, on_leak)?;
+            self.audit_leak(&found, leak, on_leak)?;
         }
         Ok(true)
     }
 
     /// Enters the leak of a key in the audit log, revokes the key in the same transaction if it is to be
     /// revoked, and warns. Does nothing if this find was entered within a day.
-    fn audit_leak(&self, key: &Key, leak: Leak<'_>, on_leak: OnLeak) -> Result<(), AdminError> {
-        let id = key.id;
+    fn audit_leak(
+        &self,
+        found: &Resolved,
+        leak: Leak<'_>,
+        on_leak: OnLeak,
+    ) -> Result<(), AdminError> {
+        let (key, id) = (&found.key, found.key.id);
         let url = shown(leak.url, leak.token, URL_CHARS);
         let source = shown(leak.source, leak.token, SOURCE_CHARS);
         let audit = |action| {
             let details = json!({ "source": source, "url": url });
-            self.audit_context(action, Some(id.0), details)
+            let audit = self.audit_context(action, Some(id.0), details);
+            let event = leak_event(found, &source, &url, on_leak, audit.at);
+            audit.announcing(event)
         };
         let outcome = match on_leak {
             OnLeak::Revoke => {
@@ -84,6 +93,25 @@ impl Admin {
         warnings.add_of(WarningKind::LeakedKey, &warning);
         Ok(())
     }
+}
+
+/// The event of a find.
+fn leak_event(
+    found: &Resolved,
+    source: &str,
+    url: &str,
+    on_leak: OnLeak,
+    now: Timestamp,
+) -> WebhookEvent {
+    let mut data = key_data(&found.key, &found.org);
+    data["source"] = json!(source);
+    data["url"] = json!(url);
+    data["revoked"] = json!(on_leak == OnLeak::Revoke);
+    let mark = Mark {
+        text: format!("key.leaked {} {url}", found.key.id),
+        until: now.plus(IdempotencyKey::KEPT),
+    };
+    WebhookEvent::new(EventType::KeyLeaked, now, &data, mark)
 }
 
 /// Identifies the report of a key at a place, which is entered once a day at most.

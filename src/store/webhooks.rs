@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lockout::{Lock, LockChange};
 use crate::model::{
-    Delivery, DeliveryAttempt, DeliveryState, EventType, KeyId, Mark, WebhookEvent,
+    Delivery, DeliveryAttempt, DeliveryState, EventType, Key, KeyId, Mark, Org, WebhookEvent,
 };
 use crate::time::Timestamp;
 
@@ -57,6 +57,14 @@ pub(super) fn new_delivery(id: u64, event: &WebhookEvent, url: &str) -> Delivery
 /// The text of the mark of an event that a key expires.
 pub(crate) fn expiry_mark(id: KeyId, at: Timestamp) -> String {
     format!("key.expiring {id} {}", at.unix_millis())
+}
+
+/// The members of the data of an event that tell the key and its organization.
+pub(crate) fn key_data(key: &Key, org: &Org) -> Value {
+    json!({
+        "key": { "id": key.id, "label": key.label, "prefix": key.shown_prefix },
+        "organization": { "id": org.id, "name": org.name },
+    })
 }
 
 /// Returns the events of the locks that are in force, unless `nobody` gets them.

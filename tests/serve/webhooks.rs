@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use crate::common::program::{done, keyguard, refused};
 use crate::common::server::{Server, check};
 use crate::common::{free_port, wait_until, write_private};
+use crate::leaks::Reporter;
 use crate::metrics::metric;
 use crate::server::{data_file, terminate};
 use base64::Engine;
@@ -396,6 +397,39 @@ fn fault_of_the_disk_is_told_while_it_lasts() {
     wait_until(|| receiver.received().len() == 2);
     assert_eq!(receiver.received()[1].id(), told.id());
     wait_until(|| deliveries(dir)[0]["state"] == "delivered");
+    terminate(&mut server);
+}
+
+#[test]
+fn reported_keys_are_told() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    let key = data_file(dir, 5);
+    let (receiver, reporter) = (Receiver::start(), Reporter::new("one"));
+    Reporter::list(dir, &[&reporter]);
+    let mut server = serve(
+        dir,
+        &receiver.url(),
+        &["--leak-keys", "leak-keys.json", "--on-leak", "warn"],
+    );
+    let found = "https://example.com/octocat";
+    let report = json!([{"token": key, "type": "kg", "url": found, "source": "content"}]);
+    for _ in 0..2 {
+        assert_eq!(reporter.send(&server, &report.to_string()).status, 200);
+    }
+    wait_until(|| receiver.received().len() == 1);
+    let told = receiver.received().remove(0);
+    assert!(!told.body.contains(&key[12..]), "{told:?}");
+    let expected = json!({
+        "key": { "id": 1, "label": "shop", "prefix": &key[..12] },
+        "organization": { "id": 1, "name": "acme" },
+        "source": "content",
+        "url": found,
+        "revoked": false,
+    });
+    assert_eq!(told.json()["type"], "key.leaked");
+    assert_eq!(told.json()["data"], expected);
+    assert_eq!(deliveries(dir).len(), 1, "a repeated report is not told");
     terminate(&mut server);
 }
 

@@ -1,5 +1,6 @@
 //! Events for webhooks, from what the writer sees.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::limit::Period;
 use crate::limiter::Limiter;
 use crate::model::{EventType, Key, KeyId, Mark, Org, WebhookEvent};
 use crate::policy::CompiledPolicy;
-use crate::store::webhooks::expiry_mark;
+use crate::store::webhooks::{expiry_mark, key_data};
 use crate::store::{Store, UsageBatch};
 use crate::time::{TimeZone, Timestamp};
 
@@ -153,7 +154,7 @@ impl EventSource {
             let (Ok(org), Some(expires_at)) = (self.store.org(key.org_id), key.expires_at) else {
                 continue;
             };
-            let mut data = json!({ "key": shown_key(&key), "organization": shown_org(&org) });
+            let mut data = key_data(&key, &org);
             data["expires_at"] = json!(expires_at);
             let mark = Mark {
                 text: expiry_mark(key.id, expires_at),
@@ -213,11 +214,13 @@ impl EventSource {
             known.clear();
             *as_of = changes;
         }
-        if !known.contains_key(&id) {
-            let watched = Watched::read(&*self.store, &self.policy_handle.load(), id)?;
-            known.insert(id, watched);
+        match known.entry(id) {
+            Entry::Occupied(watched) => Some(watched.into_mut()),
+            Entry::Vacant(place) => {
+                let watched = Watched::read(&*self.store, &self.policy_handle.load(), id)?;
+                Some(place.insert(watched))
+            }
         }
-        known.get(&id)
     }
 }
 
@@ -281,16 +284,8 @@ impl Watched {
     }
 
     fn shown(&self) -> Value {
-        json!({ "key": shown_key(&self.key), "organization": shown_org(&self.org) })
+        key_data(&self.key, &self.org)
     }
-}
-
-fn shown_key(key: &Key) -> Value {
-    json!({ "id": key.id, "label": key.label, "prefix": key.shown_prefix })
-}
-
-fn shown_org(org: &Org) -> Value {
-    json!({ "id": org.id, "name": org.name })
 }
 
 /// Whether at least 80 % are used.
