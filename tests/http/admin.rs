@@ -184,7 +184,7 @@ fn every_command_has_an_endpoint() {
     assert_eq!(found("/admin/keys?search=SHO&org=acme"), 1);
     assert_eq!(found("/admin/keys?search=AC"), 1);
     assert_eq!(found("/admin/keys?search=SHO&after=1"), 0);
-    assert_eq!(found("/admin/keys?search=x"), 0);
+    assert_eq!(found("/admin/keys?search=shoe"), 0);
     assert_eq!(
         (
             found("/admin/orgs?search=Ac"),

@@ -72,7 +72,7 @@ fn every_decision_is_counted_by_outcome_and_reason() {
     let text = scrape(&server);
     let start = r#"keyguard_decisions_total{outcome="refused""#;
     let reasons = text.lines().filter(|line| line.starts_with(start));
-    assert_eq!(reasons.count(), 23, "each reason, zeros too");
+    assert_eq!(reasons.count(), 24, "each reason, zeros too");
     let durations = |endpoint: &str| {
         let name = "keyguard_decision_duration_seconds_count";
         metric(&server, &format!("{name}{{endpoint=\"{endpoint}\"}}"))
