@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::AdminError;
 use crate::model::Key;
+use crate::model::key_words::quoted_without_keys;
 #[cfg(feature = "cli")]
 use crate::store::StoreError;
 use crate::store::with_causes;
@@ -95,7 +96,10 @@ impl Failure {
 
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
-        let mut failure = Self::new(FailureCode::of(&error), with_causes(&error));
+        let mut failure = Self::new(
+            FailureCode::of(&error),
+            quoted_without_keys(with_causes(&error)),
+        );
         match error {
             AdminError::Invalid(invalid) => failure.field = Some(invalid.field().to_owned()),
             AdminError::Ambiguous { candidates, .. } => failure.candidates = candidates,

@@ -8,7 +8,8 @@ use super::shown::shown_at;
 use super::{Admin, AdminError, CreateKey, Page, RotateKey, UpdateKey};
 use crate::input::{self, Given, InvalidInput};
 use crate::limit::{self, Limit};
-use crate::model::{Key, KeyId, KeyPrefix, OrgId, PlainKey, Scope, key_text};
+use crate::model::key_words::contains_key;
+use crate::model::{Key, KeyId, KeyPrefix, OrgId, PlainKey, Scope};
 use crate::net::CidrSet;
 use crate::store::{KeyChange, NewCredential, NewKey, Rotation, Store};
 use crate::time::Timestamp;
@@ -320,6 +321,10 @@ fn scopes(given: &[Given<Scope>]) -> Result<Vec<Scope>, InvalidInput> {
     let mut scopes = Given::all(given)?;
     scopes.sort();
     scopes.dedup();
+    if scopes.iter().any(|scope| contains_key(scope.as_str())) {
+        let problem = "contain the text of a key; give other names";
+        return Err(InvalidInput::new("scopes", problem));
+    }
     let length = scopes.iter().map(|scope| scope.as_str().len() + 1);
     if length.sum::<usize>() > SCOPES_BYTES + 1 {
         let problem = format!("have more than {SCOPES_BYTES} characters together; give fewer");
@@ -330,7 +335,7 @@ fn scopes(given: &[Given<Scope>]) -> Result<Vec<Scope>, InvalidInput> {
 
 /// Validates a name or label. It appears in listings and in the audit log, which must not contain keys.
 pub(super) fn name(field: &'static str, given: &str) -> Result<String, InvalidInput> {
-    match key_text::is_within(given) {
+    match contains_key(given) {
         true => Err(InvalidInput::new(
             field,
             "contains the text of a key; give another name",

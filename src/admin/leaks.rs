@@ -5,8 +5,8 @@ use serde_json::json;
 use super::{Admin, AdminError};
 use crate::guard::{WarningKind, stored_key};
 use crate::input::text;
-use crate::model::key_words::without_keys;
-use crate::model::{EventType, KeyId, Mark, WebhookEvent, key_text};
+use crate::model::key_words::quoted_without_keys;
+use crate::model::{EventType, KeyId, KeyStatus, Mark, WebhookEvent};
 use crate::store::webhooks::key_data;
 use crate::store::{AuditContext, IdempotencyKey, Resolved, Store, StoreError};
 use crate::time::Timestamp;
@@ -81,7 +81,11 @@ impl Admin {
                     Err(StoreError::AlreadyDone(_)) => return Ok(()),
                     appended => appended?,
                 }
-                format!("is still accepted: `keyguard rotate-key {id} --grace 0` replaces its text")
+                let consequence = match key.status {
+                    KeyStatus::Suspended => "will be accepted when it is resumed",
+                    _ => "is still accepted",
+                };
+                format!("{consequence}: `keyguard rotate-key {id} --grace 0` replaces its text")
             }
         };
         let place = match url.as_str() {
@@ -127,12 +131,9 @@ fn once_a_day(id: KeyId, url: &str) -> IdempotencyKey {
 
 /// Returns a text of a reporter for the audit log: without keys, in one line, with at most `most` characters.
 fn shown(given: &str, token: &str, most: usize) -> String {
-    let without_token = given.replace(token, "…");
-    match key_text::is_within(&without_token) {
-        true => text::escaped(&without_keys(&without_token), most),
-        // Ids of commits in a URL look like parts of keys, and stay whole.
-        false => text::escaped(&without_token, most),
-    }
+    // Ids of commits in a URL look like parts of keys, and stay whole.
+    let without_keys = quoted_without_keys(given.replace(token, "…"));
+    text::escaped(&without_keys, most)
 }
 
 #[cfg(test)]
@@ -160,6 +161,8 @@ mod tests {
         for hidden in [&token[12..], &other[12..]] {
             assert!(!shown.contains(hidden), "{shown}");
         }
+        let encoded = format!("{COMMIT}?q={}", token.replace('_', "%5F"));
+        assert!(!super::shown(&encoded, &token, URL_CHARS).contains(&token[12..]));
         // A key of the Python package may have any form.
         assert_eq!(super::shown("/a?b=secret!1", "secret!1", 99), "/a?b=…");
     }

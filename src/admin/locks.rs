@@ -6,6 +6,7 @@ use super::{Admin, AdminError, IpTarget};
 use crate::input::{self, InvalidInput};
 use crate::lockout::{Lock, LockCause, LockScope};
 use crate::model::Method;
+use crate::model::key_words::contains_key;
 use crate::policy::path;
 use crate::time::LockDuration;
 
@@ -34,6 +35,10 @@ impl Admin {
         duration: impl TryInto<LockDuration, Error: Into<InvalidInput>>,
     ) -> Result<Lock, AdminError> {
         let ip_key = self.lockable_ip_key(input::valid(ip)?)?;
+        if path.is_some_and(contains_key) {
+            let problem = "contains the text of a key; lock the path without it";
+            return Err(InvalidInput::new("path", problem).into());
+        }
         let duration: LockDuration = input::valid(duration)?;
         let now = self.guard.now();
         let locks = self.guard.locks();

@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 
 use super::{Admin, AdminError, Page};
 use crate::input::{InvalidInput, text};
-use crate::model::{Key, KeyId, Org, OrgId, key_text};
+use crate::model::key_words::contains_key;
+use crate::model::{Key, KeyId, Org, OrgId};
 use crate::store::{Search, SearchText, StoreError};
 
 /// The number of ids that one reading looks at, so that it does not hold back the store for long.
@@ -66,7 +67,7 @@ impl Admin {
 
 fn search_text(given: &str) -> Result<SearchText, InvalidInput> {
     let text = text::normalized(given);
-    if key_text::is_within(&text) {
+    if contains_key(&text) {
         let problem =
             "contains the text of a key; look for its first characters, as listings show them";
         return Err(InvalidInput::new("search", problem));

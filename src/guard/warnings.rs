@@ -153,6 +153,9 @@ pub(crate) enum Topic {
     /// The keys that sign reports of leaked keys.
     #[cfg(feature = "serve")]
     LeakKeys,
+    /// Reports of leaked keys that no known key has signed.
+    #[cfg(feature = "serve")]
+    UnknownReporter,
     /// Deliveries to webhooks.
     #[cfg(feature = "serve")]
     Webhooks,
@@ -170,7 +173,7 @@ impl Topic {
             #[cfg(feature = "serve")]
             Self::Backup => Area::Data,
             #[cfg(feature = "serve")]
-            Self::LeakKeys => Area::LeakedKeys,
+            Self::LeakKeys | Self::UnknownReporter => Area::LeakedKeys,
             Self::Webhooks => Area::Webhooks,
             Self::Clock => Area::Clock,
         }

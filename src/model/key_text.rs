@@ -172,12 +172,6 @@ pub(crate) fn is_well_formed(text: &[u8]) -> bool {
     }
 }
 
-/// Whether a text contains a key.
-pub(crate) fn is_within(text: &str) -> bool {
-    let mut words = text.as_bytes().split(|byte| !is_base64url(*byte));
-    words.any(is_well_formed)
-}
-
 pub(super) fn is_base64url(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }

@@ -3,7 +3,7 @@
 //! A word consists of characters of base64url. Escapes are decoded for the search, as often as they can be:
 //! `%6bg_live_…` and `%256bg_live_…` have the same words as `kg_live_…`.
 
-use super::key_text::is_base64url;
+use super::key_text::{is_base64url, is_well_formed};
 
 /// The least length of a word that may be a key, and of what follows the first `_` of one. UUIDs are shorter
 /// and have no `_`.
@@ -13,6 +13,20 @@ const MIN_RANDOM: usize = 32;
 /// The number of characters that are shown of such a word, and what stands for the others.
 const WORD_SHOWN: usize = 12;
 const ELLIPSIS: &str = "…";
+
+/// Whether a text contains a key.
+pub(crate) fn contains_key(text: &str) -> bool {
+    let text = text.as_bytes();
+    has_long_run(text) && words(&decoded(text)).any(|word| is_well_formed(&bytes(word)))
+}
+
+/// Shortens the keys in a message that quotes what somebody sent. Other long words stay whole.
+pub(crate) fn quoted_without_keys(message: String) -> String {
+    match contains_key(&message) {
+        true => without_keys(&message),
+        false => message,
+    }
+}
 
 /// Shortens each word that may be a key, or a part of one.
 pub(crate) fn without_keys(text: &str) -> String {
@@ -52,17 +66,16 @@ fn shortened(text: &[u8], is_cut: bool, may_be_key: impl Fn(&[u8]) -> bool) -> O
     let end = chars.last()?.end;
     let mut shown = Vec::with_capacity(text.len());
     let mut copied = 0;
-    for run in chars.chunk_by(|a, b| a.is_of_word() == b.is_of_word()) {
+    for run in words(&chars) {
         let [first, ..] = run else { continue };
         let [.., last] = run else { continue };
-        if !first.is_of_word() {
-            continue;
-        }
-        let word: Vec<u8> = run.iter().map(|char| char.byte).collect();
-        let is_start = is_cut && last.end == end && word.len() > WORD_SHOWN + ELLIPSIS.len();
+        let word = bytes(run);
+        let is_start = is_cut && last.end == end && word.len() > WORD_SHOWN;
         if is_start || may_be_key(&word) {
+            // The path does not become longer.
+            let len = WORD_SHOWN.min(word.len() - ELLIPSIS.len());
             shown.extend_from_slice(&text[copied..first.start]);
-            shown.extend_from_slice(&word[..WORD_SHOWN]);
+            shown.extend_from_slice(&word[..len]);
             shown.extend_from_slice(ELLIPSIS.as_bytes());
             copied = if is_start { text.len() } else { last.end };
         }
@@ -85,6 +98,15 @@ fn has_long_run(text: &[u8]) -> bool {
         let behind = || text[at + 1..].iter().take_while(is_of_run).count();
         before > 0 && before + behind() >= MIN_RANDOM
     })
+}
+
+fn words(chars: &[DecodedByte]) -> impl Iterator<Item = &[DecodedByte]> {
+    let runs = chars.chunk_by(|a, b| a.is_of_word() == b.is_of_word());
+    runs.filter(|run| run[0].is_of_word())
+}
+
+fn bytes(word: &[DecodedByte]) -> Vec<u8> {
+    word.iter().map(|char| char.byte).collect()
 }
 
 /// A byte of a decoded text, and where it is in the text.
@@ -184,6 +206,33 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_found_in_any_encoding() {
+        let encoded = KEY.replace('_', "%255F");
+        for text in [
+            KEY,
+            &encoded,
+            &format!("a `{KEY}`"),
+            &format!("/%2f{encoded}?x"),
+        ] {
+            assert!(contains_key(text), "{text}");
+        }
+        let other = KEY.replace("2l", "2m");
+        for text in [
+            &other,
+            &KEY[1..],
+            "12345600b9cbe38a219f39a9941c9319b600c002",
+            "",
+        ] {
+            assert!(!contains_key(text), "{text}");
+        }
+        assert_eq!(quoted_without_keys(other.clone()), other);
+        assert_eq!(
+            quoted_without_keys(format!("no `{encoded}`")),
+            format!("no `{SHOWN}`")
+        );
+    }
+
+    #[test]
     fn an_escape_of_escapes_is_decoded() {
         let inner: String = "%6b".bytes().map(|byte| escaped(byte, 1)).collect();
         for first in ["%6b", "%256B", "%25256b", "%%36%62", "%6%62", &inner] {
@@ -198,7 +247,9 @@ mod tests {
             shown.map(|shown| String::from_utf8(shown).unwrap())
         };
         assert_eq!(cut(&KEY[..30]).as_deref(), Some(SHOWN));
-        assert_eq!(cut(&KEY[..15]), None);
+        assert_eq!(cut(&KEY[..15]).as_deref(), Some(SHOWN));
+        assert_eq!(cut(&KEY[..13]).as_deref(), Some("kg_live_2l…"));
+        assert_eq!(cut(&KEY[..12]), None);
         assert_eq!(cut(&format!("{}/", &KEY[..30])), None);
         let escapes: String = KEY.bytes().map(|byte| escaped(byte, 2)).collect();
         for len in 5 * 16..5 * 17 {

@@ -28,8 +28,8 @@ pub(crate) enum StoreError {
     DuplicateCredential,
     /// The change was made before; with the id of the changed key or organization.
     #[error(
-        "a request with this idempotency key was already completed; the text of an API key cannot be \
-         shown again"
+        "a request with this idempotency key was already completed; its reply is not kept, so that the \
+         text of a new key cannot be shown again"
     )]
     AlreadyDone(Option<u64>),
     #[error("the idempotency key was used for another request; use a new key")]

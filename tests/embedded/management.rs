@@ -184,14 +184,21 @@ fn rotation_changes_the_text_and_its_listing() {
 
 /// Once, the text was stored, listed and recorded in the audit log.
 #[test]
-fn key_text_is_refused_as_name_and_label() {
+fn key_text_is_refused_where_it_would_be_listed() {
     let home = Home::new();
     let kg = home.open();
     let created = crate::common::key(&kg);
     let text = created.raw_key.expose();
     let label = |label: String| UpdateKey::new(created.key.id).label(label);
-    for text in [text.to_owned(), format!("mine: {text}, old")] {
+    let encoded = text.replace('_', "%255f");
+    let scope = |text: &str| UpdateKey::new(created.key.id).scopes([text]);
+    let error = kg.admin().update_key(scope(text)).unwrap_err().to_string();
+    assert!(error.contains("the text of a key"), "{error}");
+    for text in [text.to_owned(), format!("mine: {text}, old"), encoded] {
         for refused in [
+            kg.admin()
+                .block(IP, Some(&format!("/files/{text}")), "1 hour")
+                .map(drop),
             kg.admin().create_org(&text).map(drop),
             kg.admin()
                 .create_key(CreateKey::new("acme", &text))

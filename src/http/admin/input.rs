@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::openapi::{Describe, IntoParams, ToSchema};
 use super::strict_json::StrictJson;
 use crate::http::problem::Problem;
-use crate::model::key_text;
+use crate::model::key_words::contains_key;
 
 /// The source of the input of an operation: [`Query`] or [`Json`].
 pub(crate) trait Input: Describe {
@@ -106,7 +106,7 @@ fn read_object(parts: &Parts, body: &[u8]) -> Result<Map<String, Value>, Problem
 
 /// Returns a message of serde unless it quotes a key that a client sent as the name of a field.
 fn without_keys(message: String) -> String {
-    match key_text::is_within(&message) {
+    match contains_key(&message) {
         true => "the name of a field contains the text of a key".to_owned(),
         false => message,
     }
@@ -119,7 +119,7 @@ fn unreadable<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Pr
     let named = problem.split('`').nth(1).unwrap_or_default();
     let field = match error.path().to_string() {
         path if path == "." => named.to_owned(),
-        path if key_text::is_within(&path) => String::new(),
+        path if contains_key(&path) => String::new(),
         path => path,
     };
     Problem::invalid(field, problem)

@@ -201,7 +201,10 @@ impl LeakReports {
                  https://api.github.com/meta/public_keys/secret_scanning, and send SIGHUP",
                 self.reporters.file().display()
             );
-            self.guard.inner.warnings().set(Topic::LeakKeys, Some(text));
+            self.guard
+                .inner
+                .warnings()
+                .set(Topic::UnknownReporter, Some(text));
         }
     }
 
@@ -222,7 +225,11 @@ impl LeakReports {
             let warning = warning.err().map(|problem| {
                 format!("invalid file of --leak-keys; the public_keys in force stay: {problem}")
             });
-            self.guard.inner.warnings().set(Topic::LeakKeys, warning);
+            let warnings = self.guard.inner.warnings();
+            if warning.is_none() {
+                warnings.set(Topic::UnknownReporter, None);
+            }
+            warnings.set(Topic::LeakKeys, warning);
         }
     }
 }
