@@ -174,6 +174,7 @@ impl Topic {
             Self::Backup => Area::Data,
             #[cfg(feature = "serve")]
             Self::LeakKeys | Self::UnknownReporter => Area::LeakedKeys,
+            #[cfg(feature = "serve")]
             Self::Webhooks => Area::Webhooks,
             Self::Clock => Area::Clock,
         }
