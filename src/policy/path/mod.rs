@@ -16,6 +16,9 @@ use crate::model::key_words::path_without_keys;
 /// Maximum length of a stored path, in bytes. Longer paths are cut.
 pub(crate) const MAX_STORED_LEN: usize = 256;
 
+/// Length of the longest character, in bytes.
+const LONGEST_CHAR: usize = 4;
+
 /// The path without its query. Queries may contain secrets and are never read or stored.
 pub(crate) fn without_query(target: &str) -> &str {
     let bytes = target.as_bytes();
@@ -35,7 +38,7 @@ pub(crate) fn stored(target: &str) -> &str {
 
 /// Returns a stored path in which each word that may be a key is shortened; `None` if it has none.
 pub(crate) fn without_keys(stored: &[u8]) -> Option<Vec<u8>> {
-    path_without_keys(stored, stored.len() > MAX_STORED_LEN - char::MAX_LEN_UTF8)
+    path_without_keys(stored, stored.len() > MAX_STORED_LEN - LONGEST_CHAR)
 }
 
 /// The form of a path that may be shown: as stored, with words that may be keys shortened.
