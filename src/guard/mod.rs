@@ -77,7 +77,9 @@ use self::cached_key::GrantBackends;
 use self::key_cache::KeyCache;
 use self::policy_reloader::{PolicyHandle, PolicyReloader};
 use self::proxies::Proxies;
-use self::recorder::{Recorder, UrgentEvents};
+use self::recorder::Recorder;
+#[cfg(feature = "serve")]
+use self::recorder::UrgentEvents;
 use self::revisions::Revisions;
 use crate::limiter::AnyLimiter;
 #[cfg(feature = "http")]
@@ -120,6 +122,7 @@ pub(crate) struct Guard {
     /// Held while a backup is written.
     backup_turn: Mutex<()>,
     backup_progress: CopyProgress,
+    #[cfg(feature = "serve")]
     urgent_events: Arc<UrgentEvents>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Dropped first when the guard stops.

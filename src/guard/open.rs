@@ -130,6 +130,7 @@ impl Guard {
             usage_turn: Mutex::default(),
             backup_turn: Mutex::default(),
             backup_progress: CopyProgress::default(),
+            #[cfg(feature = "serve")]
             urgent_events,
             writer: Mutex::new(writer),
             socket_server: Mutex::new(None),

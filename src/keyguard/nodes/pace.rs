@@ -38,6 +38,10 @@ const FAST: Pace = Pace {
 };
 
 /// Nodes are cut off for longer than they may use cached keys, and changes last as long.
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "a list of ranges, like that of `FAST`"
+)]
 const SLOW: Pace = Pace {
     request: 0..1_500,
     change: 0..8_000,
