@@ -25,8 +25,10 @@
 //! | `axum` | `http`, and for axum: an extractor, the original path of nested routers, the address of the client |
 //! | `cli` | the program `keyguard`, and `legacy` |
 //! | `http` | a layer for tower and hyper, the admin service, and `Headers` for `http::HeaderMap` |
-//! | `import`, `legacy` | `cli`, and `keyguard import` from SQLite, which is compiled from C; keys of the Python package |
-//! | `metrics`, `otlp`, `tracing` | metrics and events for the facades of these names; `serve`, and spans for OpenTelemetry |
+//! | `import` | `cli`, and `keyguard import` from SQLite, which is compiled from C |
+//! | `legacy` | checks keys of the Python package |
+//! | `metrics`, `tracing` | metrics and events for the facades of these names |
+//! | `otlp` | `serve`, and spans for OpenTelemetry |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
 //! | `redis` | limits in Redis, for several processes, and `RedisStream` |
