@@ -244,6 +244,42 @@ fn events_reach_a_receiver_that_verifies_them() {
 }
 
 #[test]
+fn endless_response_delays_neither_decisions_nor_the_end() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    let key = data_file(dir, 99);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/events", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4_096]);
+                let endless = "HTTP/1.1 100 Continue\r\n\r\n".repeat(20_000);
+                while stream.write_all(endless.as_bytes()).is_ok() {}
+            });
+        }
+    });
+    let mut server = serve(dir, &url, &[]);
+    let body = json!({"key": key, "ip": "192.0.2.7", "method": "GET", "path": "/"});
+    for number in 0..8 {
+        block(dir, &format!("198.51.100.{number}"));
+        assert_eq!(check(&server, &body).0, 200);
+    }
+    wait_until(|| {
+        let attempted = |one: &Value| one["attempts"] != 0;
+        deliveries(dir).iter().all(attempted)
+    });
+    let listed = deliveries(dir);
+    assert_eq!(listed.len(), 8);
+    for one in listed {
+        let answer = one["answer"].as_str().unwrap();
+        assert!(answer.contains("within 65536 bytes"), "{answer}");
+    }
+    terminate(&mut server);
+}
+
+#[test]
 fn outbox_survives_a_kill_and_a_receiver_that_was_away() {
     let dir = TempDir::new().unwrap();
     let dir = dir.path();
