@@ -240,7 +240,18 @@ fn events_reach_a_receiver_that_verifies_them() {
     );
     let error = refused(dir, &["webhooks", "redeliver", "99"]);
     assert!(error.contains("no delivery with the number 99"), "{error}");
+    wait_until(|| deliveries(dir)[2]["state"] == "delivered");
     terminate(&mut server);
+
+    // Nobody sends now.
+    let error = refused(dir, &["webhooks", "redeliver", &number]);
+    let problem = format!("no process sends events to the webhook of delivery {number}");
+    assert!(error.contains(&problem), "{error}");
+    assert!(
+        error.contains("next:  keyguard serve --webhook URL"),
+        "{error}"
+    );
+    assert_eq!(deliveries(dir)[2]["state"], "delivered");
 }
 
 #[test]
