@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crate::common::program::{done, keyguard, refused};
+use crate::common::program::{done, error_of, keyguard, refused};
 use crate::common::server::{Server, check};
 use crate::common::{free_port, wait_until, write_private};
 use crate::leaks::Reporter;
@@ -288,6 +288,44 @@ fn endless_response_delays_neither_decisions_nor_the_end() {
         assert!(answer.contains("within 65536 bytes"), "{answer}");
     }
     terminate(&mut server);
+}
+
+#[test]
+fn urls_of_the_environment_are_not_shown() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    data_file(dir, 5);
+    let receivers = [Receiver::start(), Receiver::start()];
+    let urls = receivers.each_ref().map(Receiver::url).join(" ");
+    let serving = |urls: &str| {
+        let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
+        command.arg("--webhook-allow-private");
+        command.env("KEYGUARD_WEBHOOKS", urls);
+        command
+    };
+    let mut server = Server::spawn(serving(&urls));
+    done(dir, &["webhooks", "test"]);
+    for receiver in &receivers {
+        assert_eq!(receiver.received().len(), 1);
+    }
+    terminate(&mut server);
+    let output = serving(&urls).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains("KEYGUARD_WEBHOOKS"), "{help}");
+    assert!(!help.contains(&receivers[0].url()), "{help}");
+
+    for invalid in [
+        "https://user:hunter2@example.com",
+        "https://example.com:99999/hunter2",
+        "",
+    ] {
+        let error = error_of(&mut serving(invalid));
+        assert!(
+            error.contains("--webhook or KEYGUARD_WEBHOOKS: expected"),
+            "{error}"
+        );
+        assert!(!error.contains("hunter2"), "{error}");
+    }
 }
 
 #[test]

@@ -36,9 +36,17 @@ use crate::store::{OpenError, WebhookChange};
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WebhookSettings {
     /// Send signed events to this URL, such as limits that are nearly used up and addresses that are locked out; may
-    /// be repeated. The guide lists the events. Not with a database or Redis
-    #[arg(long = "webhook", value_name = "URL")]
-    webhooks: Vec<WebhookUrl>,
+    /// be repeated. The guide lists the events. Not with a database or Redis. Other users of this machine can see a
+    /// URL in the process list: prefer the variable for one that is a secret. It may hold several, with spaces between
+    #[arg(
+        long = "webhook",
+        value_name = "URL",
+        env = "KEYGUARD_WEBHOOKS",
+        hide_env_values = true,
+        value_delimiter = ' '
+    )]
+    // Not parsed by clap, whose errors show the value.
+    webhooks: Vec<String>,
     /// A file that holds the secret of the signatures, `whsec_` and base64, or several on lines [default: the name of
     /// the data file with `.webhook-secret` appended, which is created if it is absent]
     #[arg(long, value_name = "FILE", requires = "webhooks")]
@@ -61,8 +69,9 @@ impl WebhookSettings {
         let file = file.ok_or(ServeError::WebhooksOnServer)?;
         let mut urls: Vec<WebhookUrl> = Vec::new();
         for url in &self.webhooks {
-            if !urls.contains(url) {
-                urls.push(url.clone());
+            let url: WebhookUrl = url.parse().map_err(ServeError::InvalidWebhook)?;
+            if !urls.contains(&url) {
+                urls.push(url);
             }
         }
         if let Some(url) = urls.iter().find(|url| !url.is_encrypted)
