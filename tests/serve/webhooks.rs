@@ -329,6 +329,29 @@ fn urls_of_the_environment_are_not_shown() {
 }
 
 #[test]
+fn new_secret_in_place_of_a_lost_one_is_told() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    data_file(dir, 5);
+    let receiver = Receiver::start();
+    let warning = "was missing and was created anew";
+    let mut server = serve(dir, &receiver.url(), &[]);
+    let first = secret(dir);
+    done(dir, &["webhooks", "test"]);
+    terminate(&mut server);
+    let mut server = serve(dir, &receiver.url(), &[]);
+    terminate(&mut server);
+    assert!(!log(dir).contains(warning), "{}", log(dir));
+
+    fs::remove_file(dir.join("keyguard.redb.webhook-secret")).unwrap();
+    let mut server = serve(dir, &receiver.url(), &[]);
+    wait_until(|| log(dir).contains(warning));
+    assert_ne!(secret(dir), first);
+    assert!(!log(dir).contains(&secret(dir)), "{}", log(dir));
+    terminate(&mut server);
+}
+
+#[test]
 fn outbox_survives_a_kill_and_a_receiver_that_was_away() {
     let dir = TempDir::new().unwrap();
     let dir = dir.path();

@@ -79,8 +79,13 @@ impl WebhookSettings {
         {
             return Err(ServeError::UnencryptedWebhook(url.origin().to_string()));
         }
+        let new_secret = match self.webhook_secret_file {
+            Some(_) => None,
+            None => Some(webhook_secret_path(file)).filter(|path| !path.exists()),
+        };
         Ok(Some(Webhooks {
             urls,
+            new_secret,
             secrets: self.secrets(file)?,
             tls: self.tls()?,
             allow_private: self.webhook_allow_private,
@@ -149,6 +154,8 @@ fn add_certificates(roots: &mut RootCertStore, file: &Path) -> Result<(), String
 pub(crate) struct Webhooks {
     urls: Vec<WebhookUrl>,
     secrets: SigningSecrets,
+    /// The file of the secret, if it was created.
+    new_secret: Option<PathBuf>,
     tls: TlsConnector,
     allow_private: bool,
 }
@@ -167,6 +174,7 @@ impl Webhooks {
         status: &Arc<WebhookStatus>,
         end: &watch::Receiver<()>,
     ) {
+        self.warn_of_new_secret(guard);
         let urls = self.urls();
         let of = guard.clone();
         tasks.spawn_blocking(move || {
@@ -194,6 +202,22 @@ impl Webhooks {
             };
             let worker = Worker::new(guard.clone(), receiver, Arc::clone(status));
             tasks.spawn(worker.run(end.clone()));
+        }
+    }
+
+    /// Warns of a secret that replaces a lost one: earlier events were signed with another.
+    fn warn_of_new_secret(&self, guard: &KeyGuard) {
+        let Some(file) = &self.new_secret else {
+            return;
+        };
+        let earlier = guard.inner.store().deliveries(None, usize::MAX);
+        if earlier.is_ok_and(|earlier| earlier.iter().any(|delivery| delivery.attempts > 0)) {
+            let warning = format!(
+                "the secret of webhooks in `{}` was missing and was created anew, but earlier events were signed with \
+                 another: give receivers the new one, or put the file back and start the server again",
+                file.display()
+            );
+            guard.inner.warnings().add(&warning);
         }
     }
 
