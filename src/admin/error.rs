@@ -93,6 +93,9 @@ pub enum AdminError {
     /// The process that holds the data file sends no events.
     #[error("no webhooks are configured; `keyguard serve --webhook URL` sends events")]
     NoWebhooks,
+    /// The process that holds the data file sends no events to the webhook of the delivery with this number.
+    #[error("{}", StoreError::WebhookNotConfigured(*.0))]
+    WebhookNotConfigured(u64),
     /// The text is not the whole prefix of exactly one key.
     #[error(
         "`{prefix}` does not identify one key; give its id, or its whole prefix as listings show it"
@@ -157,6 +160,7 @@ impl From<StoreError> for AdminError {
             StoreError::Revoked(id) => Self::KeyRevoked(id),
             StoreError::Expired(id) => Self::KeyExpired(id),
             StoreError::DuplicateCredential => Self::KeyExists,
+            StoreError::WebhookNotConfigured(delivery) => Self::WebhookNotConfigured(delivery),
             StoreError::AlreadyDone(subject) => Self::AlreadyDone { subject },
             StoreError::IdempotencyKeyReused => {
                 let problem = "was used for another request; use a new one";

@@ -58,6 +58,7 @@ impl FailureCode {
             | AdminError::TooManyTrackedKeys
             | AdminError::NoPolicyFile
             | AdminError::NoWebhooks
+            | AdminError::WebhookNotConfigured(_)
             | AdminError::AlreadyDone { .. } => Self::Conflict,
             AdminError::Ambiguous { .. } => Self::Ambiguous,
             AdminError::Damaged(_) => Self::Damaged,

@@ -12,7 +12,8 @@ impl Admin {
         Ok(self.guard.store().deliveries(page.after, page.limit)?)
     }
 
-    /// Attempts a delivery again, from the start of the schedule.
+    /// Attempts a delivery again, from the start of the schedule. Refused if this process does not send to its
+    /// webhook.
     pub(super) fn redeliver(&self, id: u64) -> Result<Delivery, AdminError> {
         let now = self.guard.now();
         let change = WebhookChange::Redeliver { id, now };

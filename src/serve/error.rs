@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::listen::ListenAddr;
 use crate::admin::AdminError;
+use crate::input::InvalidInput;
 use crate::store::OpenError;
 
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,8 @@ pub(crate) enum ServeError {
         "--webhook: events are sent only from a data file with limits in memory, not yet with a database or Redis"
     )]
     WebhooksOnServer,
+    #[error("--webhook or KEYGUARD_WEBHOOKS: {}", .0.problem())]
+    InvalidWebhook(InvalidInput),
     #[error(
         "--webhook: {0} is without encryption; use `https://`, or `--webhook-allow-private` for a receiver in \
          your own network"

@@ -280,7 +280,8 @@ pub(crate) trait Store: UsageStore {
         Ok(OutboxCounts::default())
     }
 
-    /// Changes deliveries. Returns the changed one, or `None` if there is none of that number.
+    /// Changes deliveries. Returns the changed one, or `None` if there is none of that number. Fails with
+    /// [`StoreError::WebhookNotConfigured`] if a delivery is to be attempted again that nobody attempts.
     fn change_deliveries(&self, change: &WebhookChange) -> Result<Option<Delivery>, StoreError> {
         let _ = change;
         Ok(None)

@@ -34,6 +34,12 @@ pub(crate) enum StoreError {
     AlreadyDone(Option<u64>),
     #[error("the idempotency key was used for another request; use a new key")]
     IdempotencyKeyReused,
+    /// A delivery to a webhook that gets no events.
+    #[error(
+        "no process sends events to the webhook of delivery {0}: it is not configured, or it answered with status 410 \
+         (Gone); start `keyguard serve` with its `--webhook`"
+    )]
+    WebhookNotConfigured(u64),
     /// An import conflicts with existing data.
     #[error("{0}; nothing was written: give a target that is empty or was filled by this command")]
     Occupied(String),

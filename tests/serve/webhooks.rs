@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crate::common::program::{done, keyguard, refused};
+use crate::common::program::{done, error_of, keyguard, refused};
 use crate::common::server::{Server, check};
 use crate::common::{free_port, wait_until, write_private};
 use crate::leaks::Reporter;
@@ -240,6 +240,114 @@ fn events_reach_a_receiver_that_verifies_them() {
     );
     let error = refused(dir, &["webhooks", "redeliver", "99"]);
     assert!(error.contains("no delivery with the number 99"), "{error}");
+    wait_until(|| deliveries(dir)[2]["state"] == "delivered");
+    terminate(&mut server);
+
+    // Nobody sends now.
+    let error = refused(dir, &["webhooks", "redeliver", &number]);
+    let problem = format!("no process sends events to the webhook of delivery {number}");
+    assert!(error.contains(&problem), "{error}");
+    assert!(
+        error.contains("next:  keyguard serve --webhook URL"),
+        "{error}"
+    );
+    assert_eq!(deliveries(dir)[2]["state"], "delivered");
+}
+
+#[test]
+fn endless_response_delays_neither_decisions_nor_the_end() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    let key = data_file(dir, 99);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/events", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4_096]);
+                let endless = "HTTP/1.1 100 Continue\r\n\r\n".repeat(20_000);
+                while stream.write_all(endless.as_bytes()).is_ok() {}
+            });
+        }
+    });
+    let mut server = serve(dir, &url, &[]);
+    let body = json!({"key": key, "ip": "192.0.2.7", "method": "GET", "path": "/"});
+    for number in 0..8 {
+        block(dir, &format!("198.51.100.{number}"));
+        assert_eq!(check(&server, &body).0, 200);
+    }
+    wait_until(|| {
+        let attempted = |one: &Value| one["attempts"] != 0;
+        deliveries(dir).iter().all(attempted)
+    });
+    let listed = deliveries(dir);
+    assert_eq!(listed.len(), 8);
+    for one in listed {
+        let answer = one["answer"].as_str().unwrap();
+        assert!(answer.contains("within 65536 bytes"), "{answer}");
+    }
+    terminate(&mut server);
+}
+
+#[test]
+fn urls_of_the_environment_are_not_shown() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    data_file(dir, 5);
+    let receivers = [Receiver::start(), Receiver::start()];
+    let urls = receivers.each_ref().map(Receiver::url).join(" ");
+    let serving = |urls: &str| {
+        let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
+        command.arg("--webhook-allow-private");
+        command.env("KEYGUARD_WEBHOOKS", urls);
+        command
+    };
+    let mut server = Server::spawn(serving(&urls));
+    done(dir, &["webhooks", "test"]);
+    for receiver in &receivers {
+        assert_eq!(receiver.received().len(), 1);
+    }
+    terminate(&mut server);
+    let output = serving(&urls).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(help.contains("KEYGUARD_WEBHOOKS"), "{help}");
+    assert!(!help.contains(&receivers[0].url()), "{help}");
+
+    for invalid in [
+        "https://user:hunter2@example.com",
+        "https://example.com:99999/hunter2",
+        "",
+    ] {
+        let error = error_of(&mut serving(invalid));
+        assert!(
+            error.contains("--webhook or KEYGUARD_WEBHOOKS: expected"),
+            "{error}"
+        );
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn new_secret_in_place_of_a_lost_one_is_told() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    data_file(dir, 5);
+    let receiver = Receiver::start();
+    let warning = "was missing and was created anew";
+    let mut server = serve(dir, &receiver.url(), &[]);
+    let first = secret(dir);
+    done(dir, &["webhooks", "test"]);
+    terminate(&mut server);
+    let mut server = serve(dir, &receiver.url(), &[]);
+    terminate(&mut server);
+    assert!(!log(dir).contains(warning), "{}", log(dir));
+
+    fs::remove_file(dir.join("keyguard.redb.webhook-secret")).unwrap();
+    let mut server = serve(dir, &receiver.url(), &[]);
+    wait_until(|| log(dir).contains(warning));
+    assert_ne!(secret(dir), first);
+    assert!(!log(dir).contains(&secret(dir)), "{}", log(dir));
     terminate(&mut server);
 }
 

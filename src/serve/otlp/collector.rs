@@ -6,7 +6,6 @@ use std::str::FromStr;
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use http_body_util::Full;
-use tokio::net::TcpStream;
 
 use crate::input::InvalidInput;
 use crate::serve::http_client;
@@ -26,7 +25,8 @@ impl FromStr for Collector {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || {
-            let expected = "expected the address of a collector, such as `http://127.0.0.1:4318`";
+            let expected = "expected the address of a collector, such as `http://127.0.0.1:4318`, with a port from 1 \
+                            to 65535";
             InvalidInput::new("otlp_endpoint", expected)
         };
         let uri: Uri = text.parse().map_err(|_| invalid())?;
@@ -37,7 +37,7 @@ impl FromStr for Collector {
         }
         Ok(Self {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port: http_client::port_of(authority, 80).ok_or_else(invalid)?,
             authority: authority.to_string(),
             path: format!("{}/v1/traces", uri.path().trim_end_matches('/')),
         })
@@ -51,7 +51,7 @@ impl Collector {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(io::Error::other)?;
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let stream = http_client::connect((self.host.as_str(), self.port)).await?;
         let status = http_client::send(stream, request).await?.status;
         match status.is_success() {
             true => Ok(()),
@@ -88,6 +88,8 @@ mod tests {
             "https://collector:4318",
             "http://user:password@collector",
             "http://collector/?a=b",
+            "http://collector:99999",
+            "http://collector:",
         ] {
             assert!(collector(invalid).is_none(), "{invalid}");
         }

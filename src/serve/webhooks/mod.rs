@@ -36,9 +36,17 @@ use crate::store::{OpenError, WebhookChange};
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WebhookSettings {
     /// Send signed events to this URL, such as limits that are nearly used up and addresses that are locked out; may
-    /// be repeated. The guide lists the events. Not with a database or Redis
-    #[arg(long = "webhook", value_name = "URL")]
-    webhooks: Vec<WebhookUrl>,
+    /// be repeated. The guide lists the events. Not with a database or Redis. Other users of this machine can see a
+    /// URL in the process list: prefer the variable for one that is a secret. It may hold several, with spaces between
+    #[arg(
+        long = "webhook",
+        value_name = "URL",
+        env = "KEYGUARD_WEBHOOKS",
+        hide_env_values = true,
+        value_delimiter = ' '
+    )]
+    // Not parsed by clap, whose errors show the value.
+    webhooks: Vec<String>,
     /// A file that holds the secret of the signatures, `whsec_` and base64, or several on lines [default: the name of
     /// the data file with `.webhook-secret` appended, which is created if it is absent]
     #[arg(long, value_name = "FILE", requires = "webhooks")]
@@ -61,8 +69,9 @@ impl WebhookSettings {
         let file = file.ok_or(ServeError::WebhooksOnServer)?;
         let mut urls: Vec<WebhookUrl> = Vec::new();
         for url in &self.webhooks {
-            if !urls.contains(url) {
-                urls.push(url.clone());
+            let url: WebhookUrl = url.parse().map_err(ServeError::InvalidWebhook)?;
+            if !urls.contains(&url) {
+                urls.push(url);
             }
         }
         if let Some(url) = urls.iter().find(|url| !url.is_encrypted)
@@ -70,8 +79,13 @@ impl WebhookSettings {
         {
             return Err(ServeError::UnencryptedWebhook(url.origin().to_string()));
         }
+        let new_secret = match self.webhook_secret_file {
+            Some(_) => None,
+            None => Some(webhook_secret_path(file)).filter(|path| !path.exists()),
+        };
         Ok(Some(Webhooks {
             urls,
+            new_secret,
             secrets: self.secrets(file)?,
             tls: self.tls()?,
             allow_private: self.webhook_allow_private,
@@ -140,6 +154,8 @@ fn add_certificates(roots: &mut RootCertStore, file: &Path) -> Result<(), String
 pub(crate) struct Webhooks {
     urls: Vec<WebhookUrl>,
     secrets: SigningSecrets,
+    /// The file of the secret, if it was created.
+    new_secret: Option<PathBuf>,
     tls: TlsConnector,
     allow_private: bool,
 }
@@ -158,6 +174,7 @@ impl Webhooks {
         status: &Arc<WebhookStatus>,
         end: &watch::Receiver<()>,
     ) {
+        self.warn_of_new_secret(guard);
         let urls = self.urls();
         let of = guard.clone();
         tasks.spawn_blocking(move || {
@@ -185,6 +202,22 @@ impl Webhooks {
             };
             let worker = Worker::new(guard.clone(), receiver, Arc::clone(status));
             tasks.spawn(worker.run(end.clone()));
+        }
+    }
+
+    /// Warns of a secret that replaces a lost one: earlier events were signed with another.
+    fn warn_of_new_secret(&self, guard: &KeyGuard) {
+        let Some(file) = &self.new_secret else {
+            return;
+        };
+        let earlier = guard.inner.store().deliveries(None, usize::MAX);
+        if earlier.is_ok_and(|earlier| earlier.iter().any(|delivery| delivery.attempts > 0)) {
+            let warning = format!(
+                "the secret of webhooks in `{}` was missing and was created anew, but earlier events were signed with \
+                 another: give receivers the new one, or put the file back and start the server again",
+                file.display()
+            );
+            guard.inner.warnings().add(&warning);
         }
     }
 

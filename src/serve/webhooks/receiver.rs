@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, StatusCode, header, response};
 use http_body_util::Full;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::signature::SigningSecrets;
 use super::url::WebhookUrl;
 use crate::net::{Nat64Prefixes, is_public};
-use crate::serve::http_client;
+use crate::serve::http_client::{self, Stream};
 use crate::time::Timestamp;
 
 /// The longest time from the look-up of the host to the head of the response.
@@ -103,7 +103,7 @@ impl Receiver {
     }
 
     /// Connects to an address of the host that was checked itself: a second look-up could give another one.
-    async fn connect(&self, nat64: &Nat64Prefixes) -> io::Result<TcpStream> {
+    async fn connect(&self, nat64: &Nat64Prefixes) -> io::Result<Stream> {
         let (host, port) = (self.url.host.as_str(), self.url.port);
         let is_allowed = |ip: IpAddr| self.allow_private || is_public(ip, nat64);
         let found = lookup_host((host, port)).await?;
@@ -112,7 +112,7 @@ impl Receiver {
             true => Err(io::Error::other(
                 "the host has no public address; `--webhook-allow-private` allows private ones",
             )),
-            false => TcpStream::connect(allowed.as_slice()).await,
+            false => http_client::connect(allowed.as_slice()).await,
         }
     }
 }

@@ -112,7 +112,7 @@ struct World {
 
 fn settings(url: &str, allow_private: bool) -> WebhookSettings {
     WebhookSettings {
-        webhooks: vec![url.parse().unwrap()],
+        webhooks: vec![url.to_owned()],
         webhook_secret_file: None,
         webhook_allow_private: allow_private,
         webhook_ca: None,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use http::Uri;
 
 use crate::input::InvalidInput;
+use crate::serve::http_client;
 
 /// The address of a receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +27,7 @@ impl FromStr for WebhookUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || {
             let expected = "expected the address of a receiver, such as `https://example.com/events`, \
-                            without a user name, a password or a fragment";
+                            without a user name, a password or a fragment, and with a port from 1 to 65535, if any";
             InvalidInput::new("webhook", expected)
         };
         let uri: Uri = text.parse().map_err(|_| invalid())?;
@@ -43,7 +44,7 @@ impl FromStr for WebhookUrl {
         Ok(Self {
             text: text.to_owned(),
             host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(port),
+            port: http_client::port_of(authority, port).ok_or_else(invalid)?,
             is_encrypted,
             authority: authority.to_string(),
             target: uri
@@ -110,6 +111,9 @@ mod tests {
             "https://",
             "https://user:hunter2@example.com",
             "https://example.com/#a",
+            "https://example.com:99999/x",
+            "https://example.com:/x",
+            "http://[::1]:0",
         ] {
             let error = text.parse::<WebhookUrl>().unwrap_err();
             assert!(!error.to_string().contains("hunter2"), "{error}");

@@ -385,7 +385,7 @@ impl Store for RedbStore {
     }
 
     fn change_deliveries(&self, change: &WebhookChange) -> Result<Option<Delivery>, StoreError> {
-        self.write(|txn| outbox::change(txn, change))
+        self.write(|txn| outbox::change(txn, &self.webhooks.load(), change))
     }
 
     fn add_events(&self, events: &[WebhookEvent]) -> Result<(), StoreError> {

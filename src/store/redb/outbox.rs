@@ -101,9 +101,11 @@ pub(super) fn add<'e>(
     Ok(dropped)
 }
 
-/// Applies a change. Returns the changed delivery, or `None` if there is none of that number.
+/// Applies a change. Returns the changed delivery, or `None` if there is none of that number. `sent_to` are the
+/// webhooks that get events.
 pub(super) fn change(
     txn: &WriteTransaction,
+    sent_to: &[String],
     change: &WebhookChange,
 ) -> Result<Option<Delivery>, StoreError> {
     let mut outbox = Outbox::open(txn)?;
@@ -124,6 +126,9 @@ pub(super) fn change(
             let Some(before) = outbox.find(*id)? else {
                 return Ok(None);
             };
+            if !sent_to.contains(&before.url) {
+                return Err(StoreError::WebhookNotConfigured(*id));
+            }
             let after = Delivery {
                 state: DeliveryState::Pending,
                 attempts: 0,

@@ -85,7 +85,7 @@ pub fn example(name: &str, dir: &Path) -> Command {
 }
 
 /// The variables `KEYGUARD_…` that the program and the examples read.
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 8] = [
     "ADMIN_KEY",
     "DB",
     "KEY",
@@ -93,6 +93,7 @@ const VARIABLES: [&str; 7] = [
     "REDIS",
     "SECRET",
     "TO",
+    "WEBHOOKS",
 ];
 
 /// Returns the command with the directory `dir` and without these variables.

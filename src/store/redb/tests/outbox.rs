@@ -94,6 +94,24 @@ fn delivery_is_pending_until_it_succeeds_or_fails_for_good() {
 }
 
 #[test]
+fn delivery_that_nobody_attempts_is_not_pending_again() {
+    let file = File::new();
+    let store = sending(&file);
+    store.add_events(&[event_at("a", NOW)]).unwrap();
+    attempted(&store, 1, AttemptOutcome::Failed);
+    let change = WebhookChange::Redeliver { id: 1, now: NOW };
+    for others in [vec![], vec!["https://example.com/others".to_owned()]] {
+        store.send_events_to(others);
+        let refused = store.change_deliveries(&change);
+        assert!(
+            matches!(refused, Err(StoreError::WebhookNotConfigured(1))),
+            "{refused:?}"
+        );
+        assert_eq!(store.outbox_counts().unwrap().pending, 0);
+    }
+}
+
+#[test]
 fn outbox_survives_a_kill() {
     let file = File::new();
     let store = sending(&file);
