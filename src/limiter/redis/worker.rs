@@ -245,15 +245,14 @@ impl Io {
                 *self.connection.borrow_mut() = Some(connection);
                 self.note_up();
             }
-            // The text contains addresses and causes, but no password.
-            Ok(Err(error)) => self.disconnect(Outage::Error(error.to_string())),
+            Ok(Err(error)) => self.disconnect(Outage::Error(text(&error))),
             Err(_) => self.disconnect(Outage::Timeout),
         }
     }
 
     fn note_error(&self, error: &RedisError) {
         if needs_another_connection(error) || refuses_writes(error) {
-            self.disconnect(Outage::Error(error.to_string()));
+            self.disconnect(Outage::Error(text(error)));
         }
     }
 
@@ -323,6 +322,14 @@ fn refuses_writes(error: &RedisError) -> bool {
         error.code(),
         Some("READONLY" | "OOM" | "MISCONF" | "NOREPLICAS")
     )
+}
+
+/// Returns the text of an error: that of the server, or one that has addresses and causes, but no password.
+fn text(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
 }
 
 /// Returns the policy by which a full server would evict counters.
