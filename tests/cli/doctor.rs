@@ -8,6 +8,8 @@ use std::process::Command;
 
 use crate::common::program::{done, keyguard, run};
 use crate::common::{DAY, HOUR, Home, IP, MINUTE, NOON, SECRET, key, key_with, write_private};
+#[cfg(feature = "redis")]
+use crate::common::{redis::Redis, wait_until};
 use keyguard::{Config, CreateKey, KeyGuard, ListUsage, ManualClock, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -70,6 +72,44 @@ fn nothing_is_found_in_a_new_installation_at_rest_and_live() {
     let kg = open(dir.path(), Config::default());
     assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
     drop(kg);
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_redis_server_that_refuses_writes_is_found_with_what_to_look_at() {
+    let dir = TempDir::new().unwrap();
+    let redis = Redis::start();
+    let kg = open(dir.path(), config().redis_url(redis.url()));
+    let is_up = || kg.backends()[0].is_up;
+    assert!(is_up() && kg.readiness().is_ready());
+    for (refuse, code, section, accept) in [
+        (
+            "REPLICAOF 127.0.0.1 1",
+            "READONLY",
+            "replication",
+            "REPLICAOF NO ONE",
+        ),
+        (
+            "CONFIG SET maxmemory 1",
+            "OOM",
+            "memory",
+            "CONFIG SET maxmemory 0",
+        ),
+    ] {
+        let _: () = redis.run(refuse);
+        // A server that replies slowly is down for that reason.
+        wait_until(|| {
+            let problem = kg.backends()[0].problem.clone();
+            problem.is_some_and(|problem| problem.contains(code))
+        });
+        assert!(!kg.readiness().is_ready());
+        let (problem, next) = only(dir.path(), &[], "redis");
+        assert!(problem.contains(code), "{problem}");
+        let command = format!("redis-cli -u \"$KEYGUARD_REDIS\" INFO {section}  ");
+        assert!(next.starts_with(&command), "{next}");
+        let _: () = redis.run(accept);
+        wait_until(|| is_up() && kg.readiness().is_ready());
+    }
 }
 
 #[test]

@@ -71,6 +71,11 @@ pub(super) fn index_name(group: &str) -> String {
     format!("{group}all")
 }
 
+/// Returns the name of the key in a group, as [`group_of`] returns it, that shows that writes succeed.
+pub(super) fn probe_name(group: &str) -> String {
+    format!("{group}}}:probe")
+}
+
 /// Returns the group in the name of a counter.
 pub(super) fn group_of(name: &str) -> &str {
     name.split_once('}').map_or(name, |(group, _)| group)

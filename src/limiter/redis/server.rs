@@ -14,6 +14,9 @@ use redis::{
 
 use crate::sys::tls;
 
+/// How long a key that was written by a check stays, in milliseconds.
+const PROBE_LIFETIME: u32 = 1_000;
+
 /// The maximum number of resends of a call that has not run.
 const RESENDS: usize = 4;
 
@@ -189,6 +192,13 @@ impl Connection {
                 Ok(all.into_values().collect())
             }
         }
+    }
+
+    /// Writes a key that soon expires. Fails if its server is read-only or full.
+    pub(super) async fn probe(&mut self, key: &str) -> RedisResult<()> {
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg(1).arg("PX").arg(PROBE_LIFETIME);
+        set.exec_async(self).await
     }
 
     /// Runs a script. Sends it again only if it has not run: if the server had not loaded it, or if

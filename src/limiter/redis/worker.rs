@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout, timeout_at};
 use super::client::{
     Announcements, CONNECT_TIMEOUT, Job, NoReply, Outage, State, UnclaimedReply, unusable,
 };
-use super::names::group_of;
+use super::names::{group_of, probe_name};
 use super::script::{Action, ScriptCall, ScriptReply};
 use super::server::{Connection, Servers};
 use crate::store::OpenError;
@@ -58,6 +58,8 @@ impl Worker {
                 script: Script::new(include_str!("counters.lua")),
                 connection: RefCell::default(),
                 missed_checks: Cell::default(),
+                // In the braces of a group, as for counters.
+                probe_key: RefCell::new(probe_name(&format!("{{{}", self.announcements.channel))),
                 worker: self,
             });
             run(io, queue, tried)
@@ -88,6 +90,9 @@ struct Io {
     connection: RefCell<Option<Connection>>,
     /// The number of checks in a row that had no reply in time.
     missed_checks: Cell<u32>,
+    /// The key that checks write. After a refused write it is in the group of that write, so that the
+    /// same server of a cluster is checked until it accepts writes.
+    probe_key: RefCell<String>,
 }
 
 impl Io {
@@ -122,6 +127,11 @@ impl Io {
                 ScriptReply::parse(&values)
             }
             Ok(Err(error)) => {
+                if let Some(counter) = call.counters.first()
+                    && refuses_writes(&error)
+                {
+                    *self.probe_key.borrow_mut() = probe_name(group_of(&counter.key));
+                }
                 self.note_error(&error);
                 Err(NoReply)
             }
@@ -144,7 +154,7 @@ impl Io {
             }
             if Instant::now() >= next_renewal {
                 next_renewal = Instant::now() + RENEWAL_INTERVAL;
-                self.check_eviction_policy().await;
+                self.check().await;
                 self.sync_clock().await;
                 self.renew_slots().await;
             }
@@ -155,22 +165,26 @@ impl Io {
     async fn probe(&self) {
         if self.connection.borrow().is_none() {
             self.connect().await;
-        } else if self.check_eviction_policy().await {
+        } else if self.check().await {
             self.note_up();
         }
     }
 
-    /// Reads the eviction policy, which may change at any time. Returns whether the server replied. Without
-    /// calls, only this finds that it is gone.
-    async fn check_eviction_policy(&self) -> bool {
+    /// Reads the eviction policy, which may change at any time, and writes. Returns whether both succeeded.
+    /// Without calls, only this finds that the server is gone or refuses writes.
+    async fn check(&self) -> bool {
         let connection = self.connection.borrow().clone();
         let Some(mut connection) = connection else {
             return false;
         };
-        match timeout(CONNECT_TIMEOUT, connection.memory_info()).await {
-            Ok(Ok(info)) => {
+        let probe_key = self.probe_key.borrow().clone();
+        let checking = async {
+            self.note_eviction_policy(&connection.memory_info().await?);
+            connection.probe(&probe_key).await
+        };
+        match timeout(CONNECT_TIMEOUT, checking).await {
+            Ok(Ok(())) => {
                 self.missed_checks.set(0);
-                self.note_eviction_policy(&info);
                 return true;
             }
             Ok(Err(error)) => self.note_error(&error),
@@ -218,27 +232,27 @@ impl Io {
     }
 
     async fn connect(&self) {
+        let probe_key = self.probe_key.borrow().clone();
         let connecting = async {
             let mut connection = self.worker.servers.connect(CONNECT_TIMEOUT).await?;
-            let info = connection.memory_info().await?;
+            self.note_eviction_policy(&connection.memory_info().await?);
             self.script.load_async(&mut connection).await?;
-            Ok::<_, RedisError>((connection, info))
+            connection.probe(&probe_key).await?;
+            Ok::<_, RedisError>(connection)
         };
         match timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok((connection, info))) => {
-                self.note_eviction_policy(&info);
+            Ok(Ok(connection)) => {
                 *self.connection.borrow_mut() = Some(connection);
                 self.note_up();
             }
-            // The text contains addresses and causes, but no password.
-            Ok(Err(error)) => self.disconnect(Outage::Error(error.to_string())),
+            Ok(Err(error)) => self.disconnect(Outage::Error(text(&error))),
             Err(_) => self.disconnect(Outage::Timeout),
         }
     }
 
     fn note_error(&self, error: &RedisError) {
-        if needs_another_connection(error) {
-            self.disconnect(Outage::Error(error.to_string()));
+        if needs_another_connection(error) || refuses_writes(error) {
+            self.disconnect(Outage::Error(text(error)));
         }
     }
 
@@ -293,14 +307,29 @@ impl Io {
     }
 }
 
-/// Whether a connection is lost, or leads to a server that is no longer the master.
+/// Whether a connection is lost, or leads to a replica without its master.
 fn needs_another_connection(error: &RedisError) -> bool {
     let is_lost = error.is_io_error() || error.is_connection_dropped();
-    let kind = error.kind();
     is_lost
         || error.is_unrecoverable_error()
-        || kind == ErrorKind::Server(ServerErrorKind::ReadOnly)
-        || kind == ErrorKind::Server(ServerErrorKind::MasterDown)
+        || error.kind() == ErrorKind::Server(ServerErrorKind::MasterDown)
+}
+
+/// Whether a server refuses all writes: as a replica, while its memory is full, after a failed save, or
+/// with too few replicas.
+fn refuses_writes(error: &RedisError) -> bool {
+    matches!(
+        error.code(),
+        Some("READONLY" | "OOM" | "MISCONF" | "NOREPLICAS")
+    )
+}
+
+/// Returns the text of an error: that of the server, or one that has addresses and causes, but no password.
+fn text(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
 }
 
 /// Returns the policy by which a full server would evict counters.

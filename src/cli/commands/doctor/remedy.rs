@@ -63,6 +63,13 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
         Area::Redis if condition.problem.contains("maxmemory-policy") => {
             "redis-cli -u \"$KEYGUARD_REDIS\" CONFIG SET maxmemory-policy noeviction".to_owned()
         }
+        Area::Redis if condition.problem.contains("READONLY") => {
+            "redis-cli -u \"$KEYGUARD_REDIS\" INFO replication    # its role must be master"
+                .to_owned()
+        }
+        Area::Redis if condition.problem.contains("OOM") => {
+            "redis-cli -u \"$KEYGUARD_REDIS\" INFO memory    # then raise its maxmemory".to_owned()
+        }
         Area::Redis => "redis-cli -u \"$KEYGUARD_REDIS\" PING".to_owned(),
         Area::Postgres if condition.problem.contains("pool_mode") => {
             "psql -p 6432 pgbouncer -c RELOAD    # after `pool_mode = session` in pgbouncer.ini"

@@ -68,7 +68,7 @@ fn every_key_expires_shares_the_slot_of_its_group_and_reveals_no_address() {
     let address = Client::address(&limiter, "203.0.113.77".parse().unwrap());
     assert!(address.admits(&limits(&["9/min"]), 1));
 
-    let keys: Vec<String> = server.run("KEYS *");
+    let keys: Vec<String> = server.run("KEYS {kg:*:[on]*");
     assert_eq!(keys.len(), rules.len() + 2, "{keys:?}");
     let tags: BTreeSet<_> = keys
         .iter()
@@ -327,6 +327,76 @@ fn an_idle_limiter_notices_that_the_server_is_gone() {
     wait_until(|| !is_up());
     server.restart();
     wait_until(is_up);
+}
+
+/// Changes of the configuration after which the server refuses all writes, the code of the refusal, and
+/// the changes back.
+const REFUSALS: [(&str, &str, &str); 2] = [
+    ("REPLICAOF 127.0.0.1 1", "READONLY", "REPLICAOF NO ONE"),
+    ("CONFIG SET maxmemory 1", "OOM", "CONFIG SET maxmemory 0"),
+];
+
+/// Waits until the server has refused several more writes, each an attempt to end the outage, which the
+/// code explains. Asserts that it lasts meanwhile.
+fn assert_steadily_down(limiter: &RedisLimiter, server: &Redis, code: &str) {
+    let refusals = || -> u64 {
+        let stats: String = server.run("INFO errorstats");
+        let start = format!("errorstat_{code}:count=");
+        let count = stats.lines().find_map(|line| line.strip_prefix(&start));
+        count.map_or(0, |count| count.trim().parse().unwrap())
+    };
+    let enough = refusals() + 5;
+    wait_until(|| {
+        let health = limiter.status().health.unwrap();
+        assert!(!health.is_up);
+        Client::new(limiter, 99).admit(&limits(&["9 credits"]), 1);
+        refusals() >= enough && health.problem.unwrap().contains(code)
+    });
+}
+
+#[test]
+fn an_idle_limiter_is_down_while_the_server_refuses_writes() {
+    let server = Redis::start();
+    let limiter = limiter(&server);
+    let health = || limiter.status().health.unwrap();
+    assert!(health().is_up);
+    for (refuse, code, accept) in REFUSALS {
+        let _: () = server.run(refuse);
+        wait_until(|| !health().is_up);
+        assert_steadily_down(&limiter, &server, code);
+        let opened = open(&server.url(), TIMEOUT, Fallback::Deny);
+        assert!(!opened.status().health.unwrap().is_up, "{code}");
+        let _: () = server.run(accept);
+        wait_until(|| health().is_up);
+        wait_until(|| opened.status().health.unwrap().is_up);
+    }
+}
+
+#[test]
+fn a_call_that_the_server_refuses_as_a_write_is_an_outage_until_a_write_succeeds() {
+    let server = Redis::start();
+    let limiter = open(&server.url(), Duration::from_secs(1), Fallback::Local);
+    let health = || limiter.status().health.unwrap();
+    let rules = limits(&["99 credits"]);
+    for (id, (refuse, code, accept)) in (1..).zip(REFUSALS) {
+        let client = Client::new(&limiter, id);
+        // On a slow machine some calls before it may time out.
+        wait_until(|| {
+            let failures = limiter.client.failures();
+            client.admits(&rules, 1) && limiter.client.failures() == failures
+        });
+        let _: () = server.run(refuse);
+        let failures = limiter.client.failures();
+        // This process decides, and the first refusal is an outage.
+        assert!(client.admits(&rules, 1));
+        assert_eq!(limiter.client.failures(), failures + 1);
+        assert_steadily_down(&limiter, &server, code);
+        let _: () = server.run(accept);
+        wait_until(|| health().is_up);
+        let before = server.calls("evalsha");
+        assert!(Client::new(&limiter, id + 10).admits(&rules, 1));
+        wait_until(|| server.calls("evalsha") > before);
+    }
 }
 
 #[test]

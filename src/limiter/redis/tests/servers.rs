@@ -35,7 +35,10 @@ fn a_cluster_keeps_each_group_on_one_of_its_nodes() {
         let admitted = (0..5).filter(|_| client.admits(&rules, 1)).count();
         assert_eq!(admitted, 2, "{:?}", limiter.status().warnings);
     }
-    let keys = nodes.each_ref().map(|node| node.run::<usize>("DBSIZE"));
+    let keys = nodes.each_ref().map(|node| {
+        let counters: Vec<String> = node.run("KEYS {kg:*:o*");
+        counters.len()
+    });
     assert!(
         keys[0] > 0 && keys[1] > 0 && keys[0] + keys[1] == 60,
         "{keys:?}"
@@ -86,6 +89,28 @@ fn moved_slots_of_a_cluster_are_followed() {
     assert!(nodes[1].run::<usize>("DBSIZE") >= 20);
 }
 
+#[test]
+fn a_cluster_is_down_until_the_server_that_refused_a_write_accepts_one() {
+    let nodes = cluster();
+    let url = format!("redis+cluster://{}", nodes[0].address());
+    let limiter = open(&url, Duration::from_secs(1), Fallback::Local);
+    let health = || limiter.status().health.unwrap();
+    let rules = limits(&["99 credits"]);
+    wait_until(|| health().is_up);
+    for node in &nodes {
+        let _: () = node.run("CONFIG SET maxmemory 1");
+        // Some of the groups are on this node.
+        let mut ids = 1..;
+        wait_until(|| {
+            Client::new(&limiter, ids.next().unwrap()).admit(&rules, 1);
+            !health().is_up
+        });
+        assert_steadily_down(&limiter, node, "OOM");
+        let _: () = node.run("CONFIG SET maxmemory 0");
+        wait_until(|| health().is_up);
+    }
+}
+
 /// Moves all slots of the first node, which are empty, to the second.
 fn move_all_slots(nodes: &[Redis; 2]) {
     let second: String = nodes[1].run("CLUSTER MYID");
@@ -112,7 +137,7 @@ fn sentinels_name_the_master() {
     assert!(client.admits(&limits(&["1/h"]), 1));
     assert!(!client.admits(&limits(&["1/h"]), 1));
     let info: String = server.run("INFO keyspace");
-    assert!(info.contains("db3:keys=1"), "{info}");
+    assert!(info.contains("db3:keys="), "{info}");
 }
 
 #[test]

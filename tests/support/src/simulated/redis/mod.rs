@@ -97,6 +97,7 @@ impl Redis {
                 let (keys, arguments) = rest.split_at(count.parse().unwrap());
                 self.scripts.borrow().run(hash, keys, arguments)
             }
+            ["SET", ..] => self.keyspace.borrow_mut().run(&command),
             ["SUBSCRIBE", channel] => {
                 let mut keyspace = self.keyspace.borrow_mut();
                 let subscribers = keyspace.subscribers.entry((*channel).to_owned());
