@@ -142,6 +142,8 @@ pub(crate) fn back_up(
         Reached::Open(copied) => copied,
         #[cfg(unix)]
         Reached::Remote(remote) => {
+            // From here on, signals end this process.
+            progress.cancel();
             let to = to.into();
             remote.without_timeout().execute(&BackUp { to })?
         }

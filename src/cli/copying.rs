@@ -56,6 +56,8 @@ pub(super) fn with_progress(
             });
         }
         let copied = copy(progress);
+        // From here on, signals end the process.
+        progress.cancel();
         drop(end);
         copied
     });

@@ -280,6 +280,55 @@ fn interrupted_copies_leave_nothing() {
     assert!(fs::read(dir.path().join("keyguard.redb")).unwrap() == data);
 }
 
+/// The secret may come from a pipe that nobody writes.
+#[cfg(unix)]
+#[test]
+fn a_signal_after_the_copy_ends_the_command() {
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use rustix::fs::OFlags;
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let dir = home();
+    done(dir.path(), &["backup", "monday.redb"]);
+    let pipe = dir.path().join("pipe");
+    let made = Command::new("mkfifo")
+        .args(["-m", "600"])
+        .arg(&pipe)
+        .status();
+    assert!(made.unwrap().success());
+    for signal in [Signal::INT, Signal::TERM] {
+        let db = format!("after-{}.redb", signal.as_raw());
+        let arguments = [
+            "--db",
+            &db,
+            "--secret-file",
+            "pipe",
+            "restore",
+            "monday.redb",
+        ];
+        let mut child = keyguard(dir.path(), &arguments).spawn().unwrap();
+        // Can be opened once the command reads from it, which it does after the copy.
+        let mut writer = None;
+        wait_until(|| {
+            let mut options = fs::OpenOptions::new();
+            let opened = options
+                .write(true)
+                .custom_flags(OFlags::NONBLOCK.bits() as i32)
+                .open(&pipe);
+            writer = opened.ok();
+            writer.is_some()
+        });
+        assert!(dir.path().join(&db).exists());
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        // The end of the pipe would end the command, too.
+        drop(writer);
+        assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()));
+    }
+}
+
 /// Otherwise the service that uses the directory could not open it.
 #[cfg(unix)]
 #[test]
