@@ -180,6 +180,8 @@ impl<'de> Visitor<'de> for NextRoute<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Route, A::Error> {
+        // Before the rest is read: each route is compared with all earlier ones.
+        super::check_count("route", self.0.len() + 1).map_err(Error::custom)?;
         let route = Route::deserialize(MapAccessDeserializer::new(map))?;
         super::check_route(&route, self.0).map_err(Error::custom)?;
         Ok(route)
