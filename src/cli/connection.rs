@@ -185,6 +185,9 @@ pub(crate) fn restore(
     if is_moved_away(file) {
         return Err(ConnectError::MovedAway(file.into()).into());
     }
+    if !is_server(backup) && matches!(followed(backup)?.try_exists(), Ok(false)) {
+        return Err(ConnectError::NoFile(backup.into()).into());
+    }
     let restore = || KeyGuard::restore_with(backup, file, progress);
     Ok(cancelled_by_signals(progress, restore)()?)
 }

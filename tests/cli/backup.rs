@@ -129,8 +129,18 @@ fn problems_are_named_without_passwords() {
     let dir = home();
     let error = refused(dir.path(), &["backup", "absent/monday.redb"]);
     assert!(error.contains("monday.redb` was not written"), "{error}");
-    let error = refused(dir.path(), &["--db", "new.redb", "restore", "absent.redb"]);
-    assert!(error.contains("absent.redb"), "{error}");
+    let error = refused(
+        dir.path(),
+        &["--db", "new.redb", "restore", "old/absent.redb"],
+    );
+    let no_file = "there is no data file at `old/absent.redb`\nnext:  ls -l old\n";
+    assert!(error.contains(no_file), "{error}");
+    let error = refused(
+        dir.path(),
+        &["--db", "new.redb", "restore", "keyguard.redb/a"],
+    );
+    let next = "\nnext:  ls -ld keyguard.redb keyguard.redb/a\n";
+    assert!(error.contains(next), "{error}");
     fs::write(dir.path().join("notes"), "something else").unwrap();
     let error = refused(dir.path(), &["--db", "new.redb", "restore", "notes"]);
     assert!(error.contains("`notes` is not a data file"), "{error}");
@@ -194,6 +204,9 @@ fn open_file_is_backed_up_by_its_process_while_it_is_changed() {
         error.contains("next:  keyguard backup OTHER.redb"),
         "{error}"
     );
+    let error = refused(dir.path(), &["backup", "absent/monday.redb"]);
+    let next = "\nnext:  df -h . DIR    # the directory of the copy\n";
+    assert!(error.contains(next), "{error}");
     let error = refused(dir.path(), &["compact"]);
     assert!(error.contains("already open by process"), "{error}");
 
