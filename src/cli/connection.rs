@@ -142,6 +142,8 @@ pub(crate) fn back_up(
         Reached::Open(copied) => copied,
         #[cfg(unix)]
         Reached::Remote(remote) => {
+            // From here on, signals end this process.
+            progress.cancel();
             let to = to.into();
             remote.without_timeout().execute(&BackUp { to })?
         }
@@ -182,6 +184,9 @@ pub(crate) fn restore(
 ) -> Result<FileCopy, CliError> {
     if is_moved_away(file) {
         return Err(ConnectError::MovedAway(file.into()).into());
+    }
+    if !is_server(backup) && matches!(followed(backup)?.try_exists(), Ok(false)) {
+        return Err(ConnectError::NoFile(backup.into()).into());
     }
     let restore = || KeyGuard::restore_with(backup, file, progress);
     Ok(cancelled_by_signals(progress, restore)()?)

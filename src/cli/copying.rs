@@ -19,6 +19,8 @@ use crate::store::{FileCopy, OpenError};
 const SHOW_INTERVAL: Duration = Duration::from_millis(250);
 /// The length of the bar.
 const STEPS: f64 = 1_000.0;
+/// Shown beside the progress of a copy in another process.
+const ELSEWHERE: &str = "the server goes on after Ctrl-C";
 
 /// Refuses the URL of a database as a path; it may contain a password.
 pub(super) fn require_file(path: &Path) -> Result<(), CliError> {
@@ -38,7 +40,7 @@ pub(super) fn with_progress(
     elsewhere: impl Fn() -> Option<f64> + Sync,
 ) -> Result<FileCopy, CliError> {
     let bar = ProgressBar::new(STEPS as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent} %  {eta}") {
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent} %  {eta}  {msg}") {
         bar.set_style(style);
     }
     let progress = CopyProgress::default();
@@ -49,13 +51,18 @@ pub(super) fn with_progress(
         if !bar.is_hidden() {
             threads.spawn(move || {
                 while ended.recv_timeout(SHOW_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                    if let Some(fraction) = progress.fraction().or_else(elsewhere) {
+                    if let Some(fraction) = progress
+                        .fraction()
+                        .or_else(|| elsewhere().inspect(|_| bar.set_message(ELSEWHERE)))
+                    {
                         bar.set_position((fraction * STEPS) as u64);
                     }
                 }
             });
         }
         let copied = copy(progress);
+        // From here on, signals end the process.
+        progress.cancel();
         drop(end);
         copied
     });

@@ -82,6 +82,10 @@ fn after_failure(failure: &Failure, cli: &Cli) -> String {
         (FailureCode::Conflict, "export" | "import") => "list-orgs",
         (_, "export" | "import") => "stats",
         (FailureCode::Unavailable, _) if cli.is_on_server() => "stats",
+        (FailureCode::Unavailable, "backup") => {
+            let dir = path(directory(&cli.db));
+            return format!("df -h {dir} DIR    # the directory of the copy");
+        }
         (FailureCode::Unavailable, _) => return look_at_disk(&cli.db),
         (FailureCode::Conflict, "backup") => "backup OTHER.redb",
         (FailureCode::Damaged, "verify") => "export --to OTHER.redb    # or restore a backup",
@@ -110,6 +114,9 @@ fn after_connect_error(error: &ConnectError, cli: &Cli) -> String {
         ConnectError::NoFile(_) if cli.command.get_name() == "serve" => {
             let program = cli.program();
             format!("{program} init && {program} serve    # or try `keyguard demo` first")
+        }
+        ConnectError::NoFile(backup) if cli.command.get_name() == "restore" => {
+            format!("ls -l {}", path(directory(backup)))
         }
         ConnectError::NoFile(_) => format!("{} init", cli.program()),
         ConnectError::MovedAway(file) => format!(
@@ -145,7 +152,10 @@ fn after_open_error(error: &OpenError, cli: &Cli) -> String {
             Some(pid) => stop(pid, cli),
             None => format!("fuser {}", path(&cli.db)),
         },
-        OpenError::ReadOnly { .. } => format!("ls -l {}", path(&cli.db)),
+        OpenError::ReadOnly { path: file, .. } => format!("ls -l {}", path(file)),
+        OpenError::Io { path: file, .. } => {
+            format!("ls -ld {} {}", path(directory(file)), path(file))
+        }
         OpenError::NotWritten { path, .. } => look_at_disk(path),
         OpenError::SqliteDatabase { path } => format!(
             "keyguard --db NEW.redb import --from {}",
@@ -190,9 +200,13 @@ fn pid_of(holder: &str) -> Option<u32> {
 }
 
 fn look_at_disk(file: &Path) -> String {
+    format!("ls -l {}; df -h {}", path(file), path(directory(file)))
+}
+
+/// Returns the directory of a file.
+fn directory(file: &Path) -> &Path {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let dir = dir.unwrap_or(Path::new("."));
-    format!("ls -l {}; df -h {}", path(file), path(dir))
+    dir.unwrap_or(Path::new("."))
 }
 
 fn move_away(file: &Path) -> String {

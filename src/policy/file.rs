@@ -76,13 +76,67 @@ impl FromStr for Policy {
     type Err = InvalidPolicy;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let policy: Self = toml::from_str(text).map_err(|error| InvalidPolicy {
+        let invalid = |problem| InvalidPolicy {
             file: None,
-            problem: error.to_string().trim_end().to_owned(),
-        })?;
+            problem,
+        };
+        // What is no TOML may be another file, such as that of the secret.
+        let read = toml::Deserializer::parse(text);
+        let read = read.map_err(|error| invalid(described(text, &error, Quote::Nothing)))?;
+        let policy = Self::deserialize(read);
+        let policy = policy.map_err(|error| invalid(described(text, &error, Quote::UpToError)))?;
         policy.check()?;
         Ok(policy)
     }
+}
+
+/// What an error shows of the line that it is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quote {
+    Nothing,
+    /// What comes before the error, and what is wrong: behind an unknown field may be a secret.
+    UpToError,
+}
+
+/// The most characters of a line that are quoted before the error, and of what is wrong.
+const MOST_QUOTED: usize = 40;
+
+/// The most characters of a message, which may repeat a value.
+const MOST_OF_MESSAGE: usize = 1_000;
+
+/// Describes an error of the TOML `text` by its position and problem, in bounded length.
+fn described(text: &str, error: &toml::de::Error, quote: Quote) -> String {
+    let message = start_and_end(error.message(), MOST_OF_MESSAGE / 2, MOST_OF_MESSAGE / 2);
+    let Some(span) = error.span() else {
+        return message;
+    };
+    let before = text.get(..span.start).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let before = before.rsplit('\n').next().unwrap_or_default();
+    let column = before.chars().count() + 1;
+    let position = format!("TOML parse error at line {line}, column {column}");
+    if quote == Quote::Nothing {
+        return format!("{position}\n{message}");
+    }
+    let found = text.get(span).unwrap_or_default();
+    let found = start_and_end(found.lines().next().unwrap_or_default(), MOST_QUOTED, 0);
+    let before = start_and_end(before, 0, MOST_QUOTED);
+    let margin = " ".repeat(line.to_string().len());
+    let indent = " ".repeat(before.chars().count());
+    let marks = "^".repeat(found.chars().count().max(1));
+    format!(
+        "{position}\n{margin} |\n{line} | {before}{found}\n{margin} | {indent}{marks}\n{message}"
+    )
+}
+
+/// Returns the first and the last characters of a text, with an ellipsis for those between.
+fn start_and_end(text: &str, start: usize, end: usize) -> String {
+    let count = text.chars().count();
+    if count <= start + end {
+        return text.to_owned();
+    }
+    let first = text.chars().take(start).chain(['…']);
+    first.chain(text.chars().skip(count - end)).collect()
 }
 
 pub(super) fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
@@ -126,6 +180,8 @@ impl<'de> Visitor<'de> for NextRoute<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Route, A::Error> {
+        // Before the rest is read: each route is compared with all earlier ones.
+        super::check_count("route", self.0.len() + 1).map_err(Error::custom)?;
         let route = Route::deserialize(MapAccessDeserializer::new(map))?;
         super::check_route(&route, self.0).map_err(Error::custom)?;
         Ok(route)

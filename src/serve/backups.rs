@@ -11,6 +11,7 @@ use clap::Args;
 use tokio::sync::watch;
 
 use super::error::ServeError;
+use crate::admin::AdminError;
 use crate::guard::Topic;
 use crate::keyguard::KeyGuard;
 use crate::store::with_causes;
@@ -114,6 +115,8 @@ impl Backups {
         let written = self.write(guard);
         let pause = match &written {
             Ok(()) => self.until_due(guard.inner.now()),
+            // The process stops.
+            Err(_) if guard.inner.backup_progress().is_cancelled() => return LONGEST_PAUSE,
             Err(_) => self.pause_after_failure(),
         };
         guard.inner.warnings().set(Topic::Backup, written.err());
@@ -147,7 +150,14 @@ impl Backups {
         // Otherwise each try would write a backup that is not found again.
         self.list().map_err(|error| failed(&error.to_string()))?;
         let backup = guard.admin().backup(self.dir.join(self.name(now)));
-        backup.map_err(|error| failed(&with_causes(&error)))?;
+        backup.map_err(|error| match error {
+            // Its path has the time of this try; a problem that stays is one warning.
+            AdminError::BackupNotWritten { source, .. } => failed(&format!(
+                "nothing was written to `{}`: {source}",
+                self.dir.display()
+            )),
+            error => failed(&with_causes(&error)),
+        })?;
         let kept = self.delete_old(now, |backup| fs::remove_file(backup));
         kept.map_err(|error| format!("old backups cannot be deleted: {error}"))
     }
@@ -221,6 +231,8 @@ const SECONDS: usize = "2026-11-27T03:00:00".len();
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::Config;
+    use crate::time::ManualClock;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -281,6 +293,42 @@ mod tests {
         assert_eq!(backups.until_due(now()), LONGEST_PAUSE);
         assert_eq!(backups.until_due(now().plus(2 * HOUR)), LONGEST_PAUSE);
         assert_eq!(backups.until_due(now().plus(26 * HOUR)), Duration::ZERO);
+    }
+
+    fn warnings(guard: &KeyGuard) -> Vec<String> {
+        let conditions = guard.inner.warnings().conditions().into_iter();
+        conditions.map(|condition| condition.problem).collect()
+    }
+
+    #[test]
+    fn a_failure_that_stays_is_one_warning() {
+        let (home, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let clock = ManualClock::starting_at(now());
+        let config = Config::new("a long random secret").clock(clock.clone());
+        let guard = KeyGuard::open(home.path().join("keyguard.redb"), config).unwrap();
+        let backups = backups(dir.path());
+        let texts = [0, 60].map(|seconds| {
+            clock.advance(Duration::from_secs(seconds));
+            let taken = dir.path().join(backups.name(guard.inner.now()));
+            fs::write(taken, "").unwrap();
+            backups.write(&guard).unwrap_err()
+        });
+        assert_eq!(texts[0], texts[1]);
+        let shown = dir.path().display().to_string();
+        assert!(texts[0].contains(&shown), "{texts:?}");
+        assert!(texts[0].contains("a file is there already"), "{texts:?}");
+    }
+
+    #[test]
+    fn a_backup_that_a_stop_cancels_is_no_failure() {
+        let (home, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let config = Config::new("a long random secret");
+        let guard = KeyGuard::open(home.path().join("keyguard.redb"), config).unwrap();
+        let before = warnings(&guard);
+        guard.inner.backup_progress().cancel();
+        backups(dir.path()).write_if_due(&guard);
+        assert_eq!(warnings(&guard), before);
+        assert_eq!(names(dir.path()), [""; 0]);
     }
 
     #[test]

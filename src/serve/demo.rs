@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tower_layer::Layer;
 
 use super::error::ServeError;
@@ -25,31 +26,52 @@ use crate::keyguard::KeyGuard;
 /// How often the view is updated.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Greets clients with a key, until SIGTERM, SIGINT or SIGHUP. Meanwhile calls `show` with the address of the server
-/// again and again.
-pub(crate) fn serve_demo<E: From<ServeError>>(
-    guard: &KeyGuard,
-    address: SocketAddr,
-    mut show: impl FnMut(SocketAddr) -> Result<(), E>,
-) -> Result<(), E> {
-    let layer = KeyGuardLayer::new(guard.clone());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(ServeError::Start)?;
-    runtime.block_on(async {
-        let (listener, address) = bind(address).await?;
-        let shutdown = ShutdownSignal::new().and_then(ShutdownSignal::or_hangup);
-        let mut shutdown = shutdown.map_err(ServeError::Start)?;
-        tokio::spawn(accept(listener, layer));
-        let mut ticks = tokio::time::interval(TICK);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => show(address)?,
-                () = shutdown.received() => return Ok(()),
+/// The server, which SIGTERM, SIGINT or SIGHUP ends.
+pub(crate) struct Demo {
+    runtime: Runtime,
+    shutdown: ShutdownSignal,
+}
+
+impl Demo {
+    /// Handles the signals from here on: one that comes before [`Self::serve`] ends it at once.
+    pub(crate) fn new() -> Result<Self, ServeError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(ServeError::Start)?;
+        let shutdown = {
+            let _runtime = runtime.enter();
+            ShutdownSignal::new().and_then(ShutdownSignal::or_hangup)
+        };
+        let shutdown = shutdown.map_err(ServeError::Start)?;
+        Ok(Self { runtime, shutdown })
+    }
+
+    /// Greets clients with a key, until a signal. Meanwhile calls `show` with the address of the server again and
+    /// again.
+    pub(crate) fn serve<E: From<ServeError>>(
+        self,
+        guard: &KeyGuard,
+        address: SocketAddr,
+        mut show: impl FnMut(SocketAddr) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self {
+            runtime,
+            mut shutdown,
+        } = self;
+        let layer = KeyGuardLayer::new(guard.clone());
+        runtime.block_on(async {
+            let (listener, address) = bind(address).await?;
+            tokio::spawn(accept(listener, layer));
+            let mut ticks = tokio::time::interval(TICK);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => show(address)?,
+                    () = shutdown.received() => return Ok(()),
+                }
             }
-        }
-    })
+        })
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {

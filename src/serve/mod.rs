@@ -25,7 +25,7 @@ mod shutdown;
 mod tls;
 mod webhooks;
 
-pub(crate) use self::demo::serve_demo;
+pub(crate) use self::demo::Demo;
 pub(crate) use self::error::ServeError;
 pub(crate) use self::listen::ListenAddr;
 pub(crate) use self::server::serve;

@@ -76,6 +76,12 @@ impl CopyProgress {
         self.is_cancelled.store(true, Ordering::Relaxed);
     }
 
+    /// Whether [`Self::cancel`] was called.
+    #[cfg(feature = "serve")]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Relaxed)
+    }
+
     /// Returns the flag that [`Self::cancel`] sets.
     pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_cancelled)

@@ -129,8 +129,18 @@ fn problems_are_named_without_passwords() {
     let dir = home();
     let error = refused(dir.path(), &["backup", "absent/monday.redb"]);
     assert!(error.contains("monday.redb` was not written"), "{error}");
-    let error = refused(dir.path(), &["--db", "new.redb", "restore", "absent.redb"]);
-    assert!(error.contains("absent.redb"), "{error}");
+    let error = refused(
+        dir.path(),
+        &["--db", "new.redb", "restore", "old/absent.redb"],
+    );
+    let no_file = "there is no data file at `old/absent.redb`\nnext:  ls -l old\n";
+    assert!(error.contains(no_file), "{error}");
+    let error = refused(
+        dir.path(),
+        &["--db", "new.redb", "restore", "keyguard.redb/a"],
+    );
+    let next = "\nnext:  ls -ld keyguard.redb keyguard.redb/a\n";
+    assert!(error.contains(next), "{error}");
     fs::write(dir.path().join("notes"), "something else").unwrap();
     let error = refused(dir.path(), &["--db", "new.redb", "restore", "notes"]);
     assert!(error.contains("`notes` is not a data file"), "{error}");
@@ -194,6 +204,9 @@ fn open_file_is_backed_up_by_its_process_while_it_is_changed() {
         error.contains("next:  keyguard backup OTHER.redb"),
         "{error}"
     );
+    let error = refused(dir.path(), &["backup", "absent/monday.redb"]);
+    let next = "\nnext:  df -h . DIR    # the directory of the copy\n";
+    assert!(error.contains(next), "{error}");
     let error = refused(dir.path(), &["compact"]);
     assert!(error.contains("already open by process"), "{error}");
 
@@ -278,6 +291,55 @@ fn interrupted_copies_leave_nothing() {
         }
     }
     assert!(fs::read(dir.path().join("keyguard.redb")).unwrap() == data);
+}
+
+/// The secret may come from a pipe that nobody writes.
+#[cfg(unix)]
+#[test]
+fn a_signal_after_the_copy_ends_the_command() {
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use rustix::fs::OFlags;
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let dir = home();
+    done(dir.path(), &["backup", "monday.redb"]);
+    let pipe = dir.path().join("pipe");
+    let made = Command::new("mkfifo")
+        .args(["-m", "600"])
+        .arg(&pipe)
+        .status();
+    assert!(made.unwrap().success());
+    for signal in [Signal::INT, Signal::TERM] {
+        let db = format!("after-{}.redb", signal.as_raw());
+        let arguments = [
+            "--db",
+            &db,
+            "--secret-file",
+            "pipe",
+            "restore",
+            "monday.redb",
+        ];
+        let mut child = keyguard(dir.path(), &arguments).spawn().unwrap();
+        // Can be opened once the command reads from it, which it does after the copy.
+        let mut writer = None;
+        wait_until(|| {
+            let mut options = fs::OpenOptions::new();
+            let opened = options
+                .write(true)
+                .custom_flags(OFlags::NONBLOCK.bits() as i32)
+                .open(&pipe);
+            writer = opened.ok();
+            writer.is_some()
+        });
+        assert!(dir.path().join(&db).exists());
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        // The end of the pipe would end the command, too.
+        drop(writer);
+        assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()));
+    }
 }
 
 /// Otherwise the service that uses the directory could not open it.

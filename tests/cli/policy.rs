@@ -44,6 +44,47 @@ fn file_without_an_end_is_refused() {
     );
 }
 
+/// The file of a secret may be named by mistake, and a line may have any length.
+#[test]
+fn an_error_quotes_little_of_the_file_and_no_secret() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("p.toml");
+    let secret = "3f1c5a0b9d7e2846aa10";
+    let long = "x".repeat(200_000);
+    for (text, position) in [
+        (format!("{secret}\n"), "line 1"),
+        (format!("KEYGUARD_SECRET={secret}"), "line 1"),
+        (
+            format!("\nKEYGUARD_SECRET = \"{secret}\""),
+            "line 2, column 1",
+        ),
+        (
+            format!("protect = [\"/a\"] # {long}\nallow = \"{long}\" # {secret}"),
+            "line 2, column 9",
+        ),
+        (format!("{long} = 1 # {secret}"), "line 1, column 1"),
+        (format!("allow = [\"10.0.0.0/8\", {long}]"), "line 1"),
+        (
+            format!("lockout = {{ decay = \"1 day\", {long} = 1 }}"),
+            "line 1",
+        ),
+    ] {
+        fs::write(&path, text).unwrap();
+        let error = refused(dir.path(), &["policy", "check", "p.toml"]);
+        assert!(error.contains(position), "{error:.3000}");
+        assert!(error.len() < 3_000, "{position}: {}", error.len());
+        assert!(!error.contains(secret), "{error}");
+    }
+    fs::write(
+        &path,
+        "key_limits = [\"10/s\"]\nprotect = [\"a\"] # not yet",
+    )
+    .unwrap();
+    let error = refused(dir.path(), &["policy", "check", "p.toml"]);
+    let quoted = "line 2, column 11\n  |\n2 | protect = [\"a\"]\n  |           ^^^^^\npath: ";
+    assert!(error.contains(quoted), "{error}");
+}
+
 #[test]
 fn rules_of_a_request_are_explained_alone() {
     let dir = TempDir::new().unwrap();

@@ -135,6 +135,17 @@ fn errors_name_line_field_and_expectation() {
     assert!(twice.to_string().contains("two routes are named `orders`"));
 }
 
+/// The rest is not read, which would compare each route with all earlier ones.
+#[test]
+fn a_file_with_too_many_routes_is_refused_at_the_first_one_too_many() {
+    let route = |n| format!("[[route]]\nname = \"r{n}\"\npath = \"/r{n}\"\n");
+    let routes = |count| (0..count).map(route).collect::<String>();
+    assert!(routes(1_000).parse::<Policy>().is_ok());
+    let error = routes(20_000).parse::<Policy>().unwrap_err().to_string();
+    assert!(error.contains("line 3001,"), "{error}");
+    assert!(error.contains("expected at most 1000"), "{error}");
+}
+
 #[test]
 fn invalid_values_from_code_are_reported_when_the_policy_is_installed() {
     let home = Home::new();

@@ -173,6 +173,8 @@ fn directory_that_cannot_be_written_is_reported() {
     assert_eq!(finding["area"], "data", "{found}");
     let problem = finding["problem"].as_str().unwrap();
     assert!(problem.contains("could not be backed up"), "{problem}");
+    let next = finding["next"].as_str().unwrap();
+    assert!(next.contains("--backup-dir"), "{next}");
     fs::rename(&away, &backups).unwrap();
     wait_until(|| !warnings().contains("could not be backed up"));
     terminate(&mut server);

@@ -1284,3 +1284,19 @@ fn demo_leaves_nothing_behind_in_a_closed_terminal() {
     assert_eq!(demo.child.wait().unwrap().code(), Some(0));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+/// The directory once came before the handlers of signals.
+#[test]
+fn demo_leaves_nothing_behind_if_it_is_stopped_at_its_start() {
+    let dir = TempDir::new().unwrap();
+    let mut command = keyguard(dir.path(), &["demo", "--listen", "127.0.0.1:0"]);
+    command.env("TMPDIR", dir.path()).stdout(Stdio::null());
+    let mut demo = command.spawn().unwrap();
+    while fs::read_dir(dir.path()).unwrap().count() == 0 {
+        assert!(demo.try_wait().unwrap().is_none(), "it ended early");
+        std::thread::yield_now();
+    }
+    kill_process(Pid::from_child(&demo), Signal::TERM).unwrap();
+    assert_eq!(demo.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}

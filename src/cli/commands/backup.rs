@@ -16,7 +16,7 @@ const EXAMPLES: &str = "Examples:
 
 The copy is a data file in the state of one moment, and was read back. Its secret, without which it is of no
 use, is not in it: keep a copy of the secret elsewhere. If a server holds the data file, the server writes the copy,
-with its rights. `keyguard serve --backup-dir DIR` writes copies regularly.";
+with its rights, and finishes it also after Ctrl-C. `keyguard serve --backup-dir DIR` writes copies regularly.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]

@@ -19,7 +19,7 @@ use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::Config;
 use crate::keyguard::KeyGuard;
 use crate::model::Usage;
-use crate::serve;
+use crate::serve::Demo;
 
 const EXAMPLES: &str = "Examples:
   keyguard demo
@@ -41,6 +41,8 @@ const ROWS: usize = 12;
 
 /// Runs a server with a data file of its own, which is removed at the end.
 pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
+    // First, so that no signal leaves the directory behind.
+    let demo = Demo::new()?;
     let dir = private_dir("keyguard-demo-")?;
     let file = dir.path().join("keyguard.redb");
     let guard = KeyGuard::open(&file, Config::default())?;
@@ -56,7 +58,7 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         requests: VecDeque::new(),
         shown: String::new(),
     };
-    serve::serve_demo(&guard, opts.listen, |address| view.update(address))?;
+    demo.serve(&guard, opts.listen, |address| view.update(address))?;
     guard.close()?;
     Ok(Exit::Done)
 }

@@ -33,6 +33,9 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
         {
             format!("{program} verify")
         }
+        Area::Data if condition.problem.contains("could not be backed up") => {
+            "ls -ld DIR; df -h DIR    # that of --backup-dir".to_owned()
+        }
         Area::Data | Area::Disk => "df -h .    # in the directory of the data file".to_owned(),
         Area::UnusedKeys => match condition.key {
             Some(id) => format!("{program} revoke-key {id}    # unless it is still needed"),
