@@ -471,11 +471,15 @@ fn windows_and_limits_of_organizations_are_told() {
 #[test]
 fn overridden_limits_are_not_told() {
     let world = World::without_tasks();
-    let key = world.key(|key| key.rate_limit_per_minute(2));
+    let key = world.key(|key| key.limits(["2 credits"]));
+    world.check(&key, 2);
+    assert_eq!(world.types(), ["limit.warning", "limit.reached"]);
+    // The day of silence has ended, the credits are still used up.
+    world.clock.advance(2 * DAY);
     let admin = world.guard.admin();
-    admin.override_limit(KeyId(1), "default", "1 day").unwrap();
+    admin.override_limit(KeyId(1), "credits", "1 day").unwrap();
     world.check(&key, 5);
-    assert_eq!(world.types(), [""; 0]);
+    assert_eq!(world.types().len(), 2);
 }
 
 #[test]
