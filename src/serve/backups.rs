@@ -230,6 +230,8 @@ const SECONDS: usize = "2026-11-27T03:00:00".len();
 
 #[cfg(test)]
 mod tests {
+    use keyguard_test_support::names_in;
+
     use super::*;
     use crate::guard::Config;
     use crate::time::ManualClock;
@@ -252,14 +254,6 @@ mod tests {
 
     fn add(backups: &Backups, at: Timestamp) {
         fs::write(backups.dir.join(backups.name(at)), "").unwrap();
-    }
-
-    fn names(dir: &Path) -> Vec<String> {
-        let files = fs::read_dir(dir).unwrap();
-        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> = names.collect();
-        names.sort();
-        names
     }
 
     #[test]
@@ -328,7 +322,7 @@ mod tests {
         guard.inner.backup_progress().cancel();
         backups(dir.path()).write_if_due(&guard);
         assert_eq!(warnings(&guard), before);
-        assert_eq!(names(dir.path()), [""; 0]);
+        assert_eq!(names_in(dir.path()), [""; 0]);
     }
 
     #[test]
@@ -348,7 +342,7 @@ mod tests {
             .delete_old(now(), |backup| fs::remove_file(backup))
             .unwrap();
         assert_eq!(
-            names(dir.path()),
+            names_in(dir.path()),
             [
                 other,
                 "keyguard-1f3a9c02-20261127T010000Z.redb",
@@ -374,7 +368,7 @@ mod tests {
             false => fs::remove_file(backup),
         });
         assert_eq!(deleted.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        let left = names(dir.path());
+        let left = names_in(dir.path());
         assert_eq!((left.len(), &left[0]), (4, &stuck));
     }
 }

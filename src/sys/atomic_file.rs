@@ -211,15 +211,9 @@ fn sync_directory_of(_: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use super::*;
+    use keyguard_test_support::names_in;
 
-    fn names(dir: &Path) -> Vec<String> {
-        let files = fs::read_dir(dir).unwrap();
-        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> = names.collect();
-        names.sort();
-        names
-    }
+    use super::*;
 
     #[test]
     fn only_temporary_files_that_no_process_holds_are_removed() {
@@ -251,7 +245,7 @@ mod tests {
         let mut expected: Vec<_> = kept.map(str::to_owned).into();
         expected.push(held.path.file_name().unwrap().to_str().unwrap().to_owned());
         expected.sort();
-        assert_eq!(names(dir.path()), expected);
+        assert_eq!(names_in(dir.path()), expected);
 
         drop(held);
         let abandoned = AtomicFile::new(&target).unwrap();
@@ -259,7 +253,7 @@ mod tests {
         // As at the end of the process.
         abandoned.file.unlock().unwrap();
         AtomicFile::remove_abandoned(&target);
-        assert_eq!(names(dir.path()), kept);
+        assert_eq!(names_in(dir.path()), kept);
     }
 
     #[test]

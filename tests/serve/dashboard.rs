@@ -97,10 +97,7 @@ fn administrator_creates_uses_and_revokes_a_key() {
 fn a_change_has_only_the_edited_fields() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
-    let server = serve(dir.path(), &[]);
-    let browser = Browser::start();
-    browser.open(&format!("http://{}/admin/ui/", server.address));
-    sign_in(&browser);
+    let (server, browser) = signed_in(dir.path());
     go_to(&browser, "keys");
     browser.press("shop");
     browser.press("Change");
@@ -221,10 +218,7 @@ fn administrator_suspends_rotates_overrides_and_unlocks() {
 fn views_fit_every_screen_and_have_enough_contrast() {
     let dir = TempDir::new().unwrap();
     busy_data_file(dir.path());
-    let server = serve(dir.path(), &[]);
-    let browser = Browser::start();
-    browser.open(&format!("http://{}/admin/ui/", server.address));
-    sign_in(&browser);
+    let (server, browser) = signed_in(dir.path());
     for scheme in ["light", "dark"] {
         browser.prefer(scheme);
         for width in [360, 768, 1_920] {
@@ -252,10 +246,7 @@ fn views_fit_every_screen_and_have_enough_contrast() {
 fn dashboard_needs_no_mouse() {
     let dir = TempDir::new().unwrap();
     data_file(dir.path(), 60);
-    let server = serve(dir.path(), &[]);
-    let browser = Browser::start();
-    browser.open(&format!("http://{}/admin/ui/", server.address));
-    sign_in(&browser);
+    let (_server, browser) = signed_in(dir.path());
     let focused = "return document.activeElement.innerText.trim()";
     let tab_to = |text: &str| {
         for _ in 0..60 {
@@ -341,6 +332,15 @@ fn swagger_ui_shows_its_logo_and_sends_its_examples() {
         );
     }
     assert_eq!(browser.messages(), [""; 0]);
+}
+
+/// A server, and its dashboard in a browser.
+fn signed_in(dir: &Path) -> (Server, Browser) {
+    let server = serve(dir, &[]);
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/admin/ui/", server.address));
+    sign_in(&browser);
+    (server, browser)
 }
 
 fn sign_in(browser: &Browser) {

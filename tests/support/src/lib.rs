@@ -27,6 +27,7 @@ mod worlds;
 pub use worlds::simulate_worlds;
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,15 @@ pub fn wait_until(mut condition: impl FnMut() -> bool) {
         );
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The sorted names of the files in a directory.
+pub fn names_in(dir: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(dir).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
 }
 
 /// A TCP port that was free a moment ago.
