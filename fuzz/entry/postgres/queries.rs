@@ -56,6 +56,7 @@ pub(super) static QUERIES: [Query; 10] = [
             TIME,
             nullable(TIME),
             nullable(TIME),
+            YES,
             NUMBER,
             NAME,
             STATUS,
