@@ -20,22 +20,26 @@ use super::{DAY, file_mib};
 /// 2027-06-01T00:00 in Berlin.
 const START: Timestamp = Timestamp::from_unix_millis(1_811_800_800_000);
 
-/// Days of the clock, and months that they touch in the calendar of Berlin, which the quotas have.
+/// Days of the clock, months that they touch in the calendar of Berlin, which the quotas have, and requests per
+/// slot. All slots send the same number, so that the quarters can be compared.
 struct Length {
     days: u32,
     months: u64,
+    requests: u32,
 }
 
 /// Until 2028-07-05T00:00 in Berlin.
 const WHOLE: Length = Length {
     days: 400,
     months: 14,
+    requests: 800,
 };
 
 /// Until 2027-07-03T00:00 in Berlin.
 const SMOKE: Length = Length {
     days: 32,
     months: 2,
+    requests: 16,
 };
 
 /// The clock goes on in steps of five minutes.
@@ -60,7 +64,7 @@ struct Soak {
     traffic: Traffic,
     random: Random,
     sent: Sent,
-    unflushed: usize,
+    unflushed: u32,
     /// Admitted requests of the two quotas.
     daily: u64,
     monthly: u64,
@@ -83,14 +87,16 @@ struct Quarter {
 
 /// Returns whether all goals were met. A smoke run judges only totals.
 pub(crate) fn run(run: &Run, time: Duration) -> Fallible<bool> {
-    let Length { days, months } = if run.is_smoke { SMOKE } else { WHOLE };
+    let length = if run.is_smoke { SMOKE } else { WHOLE };
+    let Length { days, months, .. } = length;
     let mut soak = Soak::new(run)?;
     let (start, slots) = (Instant::now(), days * SLOTS);
     let mut quarters = Vec::new();
     let mut difference = 0;
     for slot in 0..slots {
         let until = start + time.mul_f64(f64::from(slot + 1) / f64::from(slots));
-        soak.slot(slot, until)?;
+        soak.slot(slot, length.requests)?;
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
         let day = (slot + 1) / SLOTS;
         if (slot + 1) % SLOTS == 0 {
             soak.change_keys()?;
@@ -169,8 +175,8 @@ impl Soak {
         })
     }
 
-    /// Sends requests until a time of the system's clock, and some at least. Ends five minutes later.
-    fn slot(&mut self, slot: u32, until: Instant) -> Fallible<()> {
+    /// Sends requests within five minutes of the clock.
+    fn slot(&mut self, slot: u32, requests: u32) -> Fallible<()> {
         const STEP: Duration = Duration::from_millis(10);
 
         let end = START.plus(SLOT * (slot + 1));
@@ -182,20 +188,15 @@ impl Soak {
                 self.monthly();
             }
         }
-        loop {
-            for _ in 0..16 {
-                if self.clock.timestamp().plus(STEP) < end {
-                    self.clock.advance(STEP);
-                }
-                self.request();
+        for _ in 0..requests {
+            if self.clock.timestamp().plus(STEP) < end {
+                self.clock.advance(STEP);
             }
-            self.unflushed += 16;
-            if self.unflushed >= 50_000 {
-                self.flush()?;
-            }
-            if Instant::now() >= until {
-                break;
-            }
+            self.request();
+        }
+        self.unflushed += requests;
+        if self.unflushed >= 50_000 {
+            self.flush()?;
         }
         self.clock.advance(end.since(self.clock.timestamp()));
         Ok(())
