@@ -9,11 +9,11 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use keyguard::{Config, Denial, Grant, KeyGuard};
+use keyguard::{Config, Denial, Grant, KeyGuard, ManualClock, Timestamp};
 use keyguard_benches::checks::floor;
 use keyguard_benches::world::{
-    PATH, RICH_PATH, SECRET, UNREACHED, create_keys, guard_at, headers, limited, peer, rich_at,
-    rich_config, unrecorded,
+    NotInForce, PATH, RICH_PATH, SECRET, UNREACHED, create_keys, guard_at, headers,
+    keys_not_in_force, limited, peer, rich_at, rich_config, unrecorded,
 };
 use keyguard_benches::{Fallible, Run};
 
@@ -90,6 +90,26 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "revoked",
+        create: |file, count| create_not_in_force(file, count, NotInForce::Revoked),
+        check: check_not_in_force,
+    },
+    Case {
+        name: "expired",
+        create: |file, count| create_not_in_force(file, count, NotInForce::Expired),
+        check: check_not_in_force,
+    },
+    Case {
+        name: "suspended",
+        create: |file, count| create_not_in_force(file, count, NotInForce::SuspendedKey),
+        check: check_not_in_force,
+    },
+    Case {
+        name: "suspended_org",
+        create: |file, count| create_not_in_force(file, count, NotInForce::SuspendedOrg),
+        check: check_not_in_force,
+    },
+    Case {
         name: "locked",
         create: create_hot,
         check: |file, keys, passes| {
@@ -106,6 +126,20 @@ fn create_hot(file: &Path, count: usize) -> Fallible<Vec<String>> {
     let (kg, keys) = guard_at(file, count, UNREACHED, unrecorded())?;
     kg.close()?;
     Ok(keys)
+}
+
+fn create_not_in_force(file: &Path, count: usize, why: NotInForce) -> Fallible<Vec<String>> {
+    let clock = ManualClock::starting_at(Timestamp::from_unix_millis(1_768_478_400_000));
+    let kg = KeyGuard::open(file, Config::new(SECRET).clock(clock.clone()))?;
+    let keys = keys_not_in_force(&kg, &clock, "refused", count, why)?;
+    kg.close()?;
+    Ok(keys)
+}
+
+/// The refusals are recorded.
+fn check_not_in_force(file: &Path, keys: &[String], passes: usize) -> Fallible<()> {
+    let kg = KeyGuard::open(file, Config::new(SECRET))?;
+    check_each(&kg, keys, PATH, passes, drop, Result::is_err)
 }
 
 type Outcome = Result<Grant, Denial>;

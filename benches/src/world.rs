@@ -3,8 +3,9 @@
 use std::cell::OnceCell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use keyguard::{Config, CreateKey, KeyGuard, Policy, Route, UpdateOrg};
+use keyguard::{Config, CreateKey, KeyGuard, ManualClock, Policy, Route, UpdateOrg};
 use tempfile::TempDir;
 
 use crate::Fallible;
@@ -176,6 +177,56 @@ pub fn create_keys(kg: &KeyGuard, new: &[CreateKey]) -> Fallible<Vec<String>> {
     let created = kg.admin().create_keys(new)?;
     let keys = created.iter().map(|key| key.raw_key.expose().to_owned());
     Ok(keys.collect())
+}
+
+/// Why keys are refused that are known.
+#[derive(Clone, Copy, Debug)]
+pub enum NotInForce {
+    /// The keys were revoked.
+    Revoked,
+    /// The keys have expired.
+    Expired,
+    /// The keys are suspended.
+    SuspendedKey,
+    /// Their organization is suspended.
+    SuspendedOrg,
+}
+
+/// Creates an organization with `count` keys that are refused for the same reason, and returns their texts.
+/// `clock` is the clock of the guard.
+///
+/// # Errors
+/// If the organization or a key cannot be created or changed.
+pub fn keys_not_in_force(
+    kg: &KeyGuard,
+    clock: &ManualClock,
+    org: &str,
+    count: usize,
+    why: NotInForce,
+) -> Fallible<Vec<String>> {
+    let admin = kg.admin();
+    let org_id = admin.create_org(org)?.id;
+    let mut new = limited(org, UNREACHED);
+    if let NotInForce::Expired = why {
+        new = new.expires_at(clock.timestamp().plus(Duration::from_secs(1)));
+    }
+    let created = admin.create_keys(&vec![new; count])?;
+    match why {
+        NotInForce::Expired => clock.advance(Duration::from_secs(1)),
+        NotInForce::SuspendedOrg => drop(admin.suspend_org(org_id)?),
+        NotInForce::Revoked => {
+            for key in &created {
+                admin.revoke_key(key.key.id)?;
+            }
+        }
+        NotInForce::SuspendedKey => {
+            for key in &created {
+                admin.suspend_key(key.key.id)?;
+            }
+        }
+    }
+    let texts = created.iter().map(|key| key.raw_key.expose().to_owned());
+    Ok(texts.collect())
 }
 
 /// The header fields of a client, with its key last.

@@ -38,7 +38,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError::BackupNotWritten`] if there is a file at the path or it cannot be written,
-    /// [`AdminError::Damaged`] if more is damaged than [blocks of requests](FileCopy::lost_blocks), and
+    /// [`AdminError::Damaged`] if more is damaged than [blocks of requests](FileCopy::lost_blocks) and totals, and
     /// [`AdminError::Unavailable`] while changes are refused or with a database of another server.
     pub fn backup(&self, to: impl AsRef<Path>) -> Result<FileCopy, AdminError> {
         let _turn = self.guard.backup_turn();

@@ -114,9 +114,16 @@ pub(super) fn report(
             cli.program()
         ));
     }
+    if copied.lost_totals > 0 {
+        cli.warn(&format!(
+            "tables of totals with damaged rows, which the copy lacks: {}; `{} verify` shows what is lost",
+            copied.lost_totals,
+            cli.program()
+        ));
+    }
     if copied.tables_set_aside > 0 {
         cli.warn(&format!(
-            "tables with damaged requests, set aside earlier, that the copy lacks: {}",
+            "tables with damaged requests or totals, set aside earlier, that the copy lacks: {}",
             copied.tables_set_aside
         ));
     }

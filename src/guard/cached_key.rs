@@ -28,13 +28,12 @@ pub(crate) struct CachedKey {
     /// The fingerprint of the text that it was found by.
     pub(super) fingerprint: Fingerprint,
     pub(super) freshness: Freshness,
-    /// Whether the key is neither suspended nor revoked.
-    pub(super) is_active: bool,
-    pub(super) is_org_active: bool,
+    /// Whether the key is in force, and neither `expires_at` nor `reload_at` ever comes.
+    pub(super) is_permanent: bool,
+    /// See [`CachedKey::refusal_at`].
+    pub(super) refusals: Refusals,
     /// Whether only some addresses may use the key.
     pub(super) is_ip_restricted: bool,
-    /// Whether neither `expires_at` nor `reload_at` ever comes.
-    pub(super) is_permanent: bool,
     /// Whether a rule limits the requests in flight.
     pub(super) limits_concurrency: bool,
     pub(super) counters: Arc<CounterSet>,
@@ -60,6 +59,13 @@ impl CachedKey {
         Subjects::Key(self.counter_sets())
     }
 
+    /// Returns why the key is not in force at a time. Which reason it is changes neither the instructions nor the
+    /// memory that is read.
+    #[inline(always)]
+    pub(super) fn refusal_at(&self, now: Timestamp) -> Option<Reason> {
+        self.refusals[usize::from(now >= self.expires_at)]
+    }
+
     #[inline(always)]
     pub(super) fn counter_sets(&self) -> CounterSets<'_> {
         CounterSets {
@@ -69,6 +75,9 @@ impl CachedKey {
         }
     }
 }
+
+/// Why a key is not in force: before it has expired, and from then on.
+pub(super) type Refusals = [Option<Reason>; 2];
 
 /// The whole key and its organization, which few decisions read.
 #[derive(Debug)]
@@ -117,6 +126,7 @@ impl Guard {
         let notice_at = credential_expires_at.map(|_| now.plus(OLD_TEXT_NOTICED_EVERY));
         let reload_at = reload_at.chain(notice_at).min();
         let in_force = |rule: &Rule| !is_overridden(rule, &key, &org, now);
+        let refusals = refusals(&key, &org);
         let limits_concurrency = all_rules
             .iter()
             .any(|rule| rule.limit.period == Period::Concurrent);
@@ -126,9 +136,8 @@ impl Guard {
             freshness: self.revisions.freshness(read_at, key.id, org.id),
             key_id: key.id,
             org_id: org.id,
-            is_active: key.is_enabled(),
-            is_org_active: org.status == OrgStatus::Active,
-            is_permanent: expires_at.is_none() && reload_at.is_none(),
+            is_permanent: refusals[0].is_none() && expires_at.is_none() && reload_at.is_none(),
+            refusals,
             expires_at: expires_at.unwrap_or(Timestamp::MAX),
             reload_at: reload_at.unwrap_or(Timestamp::MAX),
             counters: self.attach(SubjectId::key(key.id), balances.as_deref())?,
@@ -169,6 +178,16 @@ impl Guard {
             AttachError::Seed(error) => unavailable(error),
         })
     }
+}
+
+fn refusals(key: &Key, org: &Org) -> Refusals {
+    let of_key = match (key.is_enabled(), key.is_revoked()) {
+        (true, _) => None,
+        (false, true) => Some(Reason::RevokedKey),
+        (false, false) => Some(Reason::SuspendedKey),
+    };
+    let of_org = (org.status != OrgStatus::Active).then_some(Reason::SuspendedOrg);
+    [of_key.or(of_org), of_key.or(Some(Reason::ExpiredKey))]
 }
 
 /// Returns the limits of a key and of its organization, including overridden ones.

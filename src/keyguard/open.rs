@@ -81,7 +81,7 @@ impl KeyGuard {
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be read, or more is damaged than
-    /// [blocks of requests](FileCopy::lost_blocks); [`OpenError::NotWritten`] if there is a file at the new path or
+    /// [blocks of requests](FileCopy::lost_blocks) and totals; [`OpenError::NotWritten`] if there is a file at the new path or
     /// it cannot be written.
     pub fn backup(file: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<FileCopy, OpenError> {
         Self::backup_with(file.as_ref(), to.as_ref(), &CopyProgress::default())

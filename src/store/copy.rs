@@ -21,7 +21,10 @@ pub struct FileCopy {
     /// Damaged blocks of requests, which the new file lacks. [`KeyGuard::verify`](crate::KeyGuard::verify) of the
     /// original names what is lost.
     pub lost_blocks: u64,
-    /// Tables with damaged requests that were set aside earlier, which the new file lacks.
+    /// Tables of totals with rows that cannot be read, which the new file lacks. Named like those of `lost_blocks`.
+    #[serde(default)]
+    pub lost_totals: u64,
+    /// Tables with damaged requests or totals that were set aside earlier, which the new file lacks.
     /// [`KeyGuard::verify`](crate::KeyGuard::verify) of the original lists them.
     pub tables_set_aside: u64,
 }

@@ -10,6 +10,7 @@ use crate::common::program::{done, keyguard, run};
 use crate::common::{DAY, HOUR, Home, IP, MINUTE, NOON, SECRET, key, key_with, write_private};
 #[cfg(feature = "redis")]
 use crate::common::{redis::Redis, wait_until};
+use crate::verify;
 use keyguard::{Config, CreateKey, KeyGuard, ListUsage, ManualClock, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -72,6 +73,44 @@ fn nothing_is_found_in_a_new_installation_at_rest_and_live() {
     let kg = open(dir.path(), Config::default());
     assert_eq!(done(dir.path(), &DOCTOR), "Nothing found.\n");
     drop(kg);
+}
+
+/// Also damage that no other examination meets, and none twice.
+#[test]
+fn damage_is_found_at_rest_and_live() {
+    for table in ["org skeletons", "keys"] {
+        let dir = TempDir::new().unwrap();
+        key(&open(dir.path(), config()));
+        verify::damage(&dir, table);
+        let is_found = || {
+            let (problem, next) = only(dir.path(), &[], "data");
+            let start = format!("the table `{table}` of the data file is damaged (block ");
+            assert!(problem.starts_with(&start), "{problem}");
+            assert!(next.starts_with("keyguard verify  "), "{next}");
+        };
+        is_found();
+        let kg = open(dir.path(), config());
+        is_found();
+        drop(kg);
+    }
+}
+
+/// The length is that of a file with free space at its end, which no page is read of.
+#[test]
+fn long_file_is_said_not_to_be_searched_for_damage() {
+    let dir = TempDir::new().unwrap();
+    key(&open(dir.path(), config()));
+    let file = fs::File::options()
+        .write(true)
+        .open(dir.path().join("keyguard.redb"));
+    file.unwrap().set_len((64 << 20) + 1).unwrap();
+    let output = keyguard(dir.path(), &DOCTOR)
+        .env("KEYGUARD_SECRET", RANDOM)
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let notice = "Not searched for damage, because the data file is long: keyguard verify\n";
+    assert!(shown.ends_with(notice), "{shown}");
 }
 
 #[cfg(feature = "redis")]
@@ -417,7 +456,7 @@ fn data_that_cannot_be_examined_is_a_finding() {
     assert!(!problem.contains(SECRET) && !problem.contains(RANDOM));
 }
 
-/// Damage that the process has met is one of its data file, not of a server.
+/// The warning of the process about the same damage is not repeated.
 #[test]
 fn damaged_blocks_of_requests_are_found() {
     let dir = TempDir::new().unwrap();
@@ -445,11 +484,9 @@ fn damaged_blocks_of_requests_are_found() {
     let kg = open(dir.path(), config());
     kg.admin().list_usage(ListUsage::new()).unwrap();
     let (problem, next) = only(dir.path(), &[], "data");
-    assert!(
-        problem.starts_with("blocks of usage that could not be read: 1;"),
-        "{problem}"
-    );
-    assert_eq!(next, "keyguard verify");
+    let start = "the table `usage blocks` of the data file is damaged (block ";
+    assert!(problem.starts_with(start), "{problem}");
+    assert!(next.starts_with("keyguard verify  "), "{next}");
     drop(kg);
 }
 

@@ -16,7 +16,7 @@ fn home() -> TempDir {
 }
 
 /// Alters the page of the data file that contains only rows of a table.
-fn damage(dir: &TempDir, table: &str) {
+pub(crate) fn damage(dir: &TempDir, table: &str) {
     let file = dir.path().join("keyguard.redb");
     let sound = fs::read(&file).unwrap();
     for page in 0..sound.len() / 4_096 {

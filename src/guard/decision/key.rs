@@ -23,9 +23,22 @@ use crate::sys::block_on;
 
 /// The result of [`find`].
 pub(super) enum Lookup<'h> {
-    Found(Arc<CachedKey>),
+    Found(FoundKey),
     /// The key is to be loaded, if there is one.
     ToLoad(PresentedKey<'h>, Fingerprint),
+}
+
+/// A key, and why it is not in force.
+pub(super) struct FoundKey {
+    pub(super) key: Arc<CachedKey>,
+    pub(super) refusal: Option<Reason>,
+}
+
+impl FoundKey {
+    pub(super) fn now(guard: &Guard, key: Arc<CachedKey>) -> Self {
+        let refusal = key.refusal_at(guard.now());
+        Self { key, refusal }
+    }
 }
 
 /// Finds the key of the request, unless it is to be loaded.
@@ -44,24 +57,35 @@ pub(super) fn find<'h, 'c: 'h, H: Headers + ?Sized>(
                 Err(fingerprint) => Ok(Lookup::ToLoad(credential, fingerprint)),
             }
         }
-        KeySource::Key(id) => Ok(Lookup::Found(find_by_id(guard, id)?)),
+        KeySource::Key(id) => {
+            let key = find_by_id(guard, id)?;
+            Ok(Lookup::Found(FoundKey::now(guard, key)))
+        }
     }
 }
 
 /// Returns the key of a text if it is in memory, else the fingerprint of the text.
 #[inline(always)]
-pub(super) fn find_cached(guard: &Guard, text: &[u8]) -> Result<Arc<CachedKey>, Fingerprint> {
+pub(super) fn find_cached(guard: &Guard, text: &[u8]) -> Result<FoundKey, Fingerprint> {
     let fingerprint = guard.key_cache.fingerprint(text);
-    let is_current = |key: &CachedKey| is_current(guard, key);
-    let key = guard.key_cache.get(&fingerprint, is_current);
-    key.ok_or(fingerprint)
-}
-
-#[inline(always)]
-fn is_current(guard: &Guard, key: &CachedKey) -> bool {
-    let revisions = &guard.revisions;
-    revisions.is_current(&key.freshness, || (key.key_id, key.org_id))
-        && (key.is_permanent || guard.now() < key.reload_at)
+    let mut refusal = None;
+    let is_current = |key: &CachedKey| {
+        let revisions = &guard.revisions;
+        if !revisions.is_current(&key.freshness, || (key.key_id, key.org_id)) {
+            return false;
+        }
+        if key.is_permanent {
+            return true;
+        }
+        // One path for all keys that are refused, so that the time of a refusal does not tell why.
+        let now = guard.now();
+        refusal = key.refusal_at(now);
+        now < key.reload_at
+    };
+    match guard.key_cache.get(&fingerprint, is_current) {
+        Some(key) => Ok(FoundKey { key, refusal }),
+        None => Err(fingerprint),
+    }
 }
 
 /// Loads a key from the store. Malformed texts never cause a read, unless they may be keys of the
@@ -72,7 +96,7 @@ pub(super) async fn load<H: Headers + ?Sized>(
     context: &mut RequestContext<'_, H>,
     credential: PresentedKey<'_>,
     fingerprint: Fingerprint,
-) -> Result<Arc<CachedKey>, Reason> {
+) -> Result<FoundKey, Reason> {
     let PresentedKey { text, is_optional } = credential;
     let is_well_formed = key_text::is_well_formed(text);
     let legacy = guard.legacy.as_ref().filter(|_| !is_well_formed);
@@ -84,7 +108,7 @@ pub(super) async fn load<H: Headers + ?Sized>(
         if let Some(until) = key.record.old_text_until.filter(|_| !context.is_preview) {
             guard.recorder().note_old_text(key.key_id, until);
         }
-        return Ok(key);
+        return Ok(FoundKey::now(guard, key));
     }
     let Some(hasher) = legacy else {
         return Err(Reason::UnknownKey);
@@ -95,7 +119,7 @@ pub(super) async fn load<H: Headers + ?Sized>(
             if !context.is_preview {
                 guard.recorder().rehashing.add(Rehash { old, new: hash });
             }
-            Ok(key)
+            Ok(FoundKey::now(guard, key))
         }
         None if is_optional => Err(credential::missing(guard, context)),
         None => Err(Reason::MalformedKey),
@@ -148,9 +172,9 @@ fn find_by_id(guard: &Guard, id: KeyId) -> Result<Arc<CachedKey>, Reason> {
 pub(super) fn authorize<H: Headers + ?Sized>(
     guard: &Guard,
     context: &mut RequestContext<'_, H>,
-    key: Arc<CachedKey>,
+    FoundKey { key, refusal }: FoundKey,
 ) -> Result<Arc<CachedKey>, Reason> {
-    if let Some(reason) = why_refused(guard, context, &key) {
+    if let Some(reason) = refusal.or_else(|| why_refused(context, &key)) {
         context.key = Some(key);
         return Err(reason);
     }
@@ -158,16 +182,9 @@ pub(super) fn authorize<H: Headers + ?Sized>(
     Ok(key)
 }
 
+/// Why a key in force may not make the request, limits apart.
 #[inline(always)]
-fn why_refused<H: ?Sized>(
-    guard: &Guard,
-    context: &mut RequestContext<'_, H>,
-    key: &CachedKey,
-) -> Option<Reason> {
-    let may_be_refused = !(key.is_active && key.is_org_active && key.is_permanent);
-    if may_be_refused && let Some(reason) = why_not_in_force(guard, key) {
-        return Some(reason);
-    }
+fn why_refused<H: ?Sized>(context: &mut RequestContext<'_, H>, key: &CachedKey) -> Option<Reason> {
     if key.is_ip_restricted && !key.record.key.allowed_ips.contains(context.ip) {
         return Some(Reason::IpNotAllowed);
     }
@@ -177,20 +194,6 @@ fn why_refused<H: ?Sized>(
     // No limit is below 1.
     let is_above = context.cost > NonZeroU32::MIN && is_cost_above_a_limit(context, key);
     is_above.then_some(Reason::CostAboveLimit)
-}
-
-/// Reads the clock and the record in any case, so that the time of a refusal does not tell which of the four
-/// it is.
-fn why_not_in_force(guard: &Guard, key: &CachedKey) -> Option<Reason> {
-    let is_expired = guard.now() >= key.expires_at;
-    let is_revoked = key.record.key.is_revoked();
-    match (key.is_active, is_expired, key.is_org_active) {
-        (false, ..) if is_revoked => Some(Reason::RevokedKey),
-        (false, ..) => Some(Reason::SuspendedKey),
-        (_, true, _) => Some(Reason::ExpiredKey),
-        (.., false) => Some(Reason::SuspendedOrg),
-        _ => None,
-    }
 }
 
 /// Whether the key holds the scopes that the request and the routes require.

@@ -8,7 +8,8 @@ use super::super::proxies::AcceptedKey;
 use super::super::request::Headers;
 use super::super::warnings::WarningKind;
 use super::context::RequestContext;
-use super::{client, credential, key};
+use super::key::{self, FoundKey};
+use super::{client, credential};
 use crate::model::key_text;
 use crate::net::{ClientIp, ClientIpHeader, IpKey, forwarded};
 
@@ -88,21 +89,18 @@ pub(super) async fn observe_locked<H: Headers + ?Sized>(
     if !key_text::is_well_formed(presented.text) || !guard.proxies.may_look_up(now) {
         return;
     }
-    let key = match key::find_cached(guard, presented.text) {
-        Ok(key) => Some(key),
+    let found = match key::find_cached(guard, presented.text) {
+        Ok(found) => Some(found),
         Err(fingerprint) => {
             let hash = guard.hasher.hash(presented.text);
-            let found = key::load_stored(guard, fingerprint, &hash, &context.deadline).await;
-            found.unwrap_or_default()
+            let loaded = key::load_stored(guard, fingerprint, &hash, &context.deadline).await;
+            let key = loaded.unwrap_or_default();
+            key.map(|key| FoundKey::now(guard, key))
         }
     };
-    let is_valid = |key: &CachedKey| {
-        let is_expired = guard.now() >= key.expires_at;
-        key.is_active && key.is_org_active && !is_expired
-    };
-    if let Some(key) = key.filter(|key| is_valid(key)) {
+    if let Some(found) = found.filter(|found| found.refusal.is_none()) {
         guard.proxies.observe(ip_key, now);
-        note_accepted(guard, context, &key);
+        note_accepted(guard, context, &found.key);
     }
 }
 

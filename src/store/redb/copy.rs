@@ -1,19 +1,22 @@
 //! Copying all rows of a data file to a new one: from one state, without free space between, and read back.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use redb::backends::FileBackend;
 use redb::{
-    Key, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, TableHandle,
-    Value, WriteTransaction,
+    AccessGuard, Key, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition,
+    TableHandle, Value, WriteTransaction,
 };
 
 use super::catching_panics;
 use super::engine::{OpenDatabase, Snapshot};
 use super::file::DataFile;
+use super::repair::{self, DAMAGED_PREFIX, ReadableRows};
 use super::tables::{self, TableVisitor, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
-use super::usage::{self, BlockNumber, DAMAGED_PREFIX, GROWING, NEXT_NUMBER, SkippedBlocks};
+use super::usage::{BlockNumber, GROWING, NEXT_NUMBER, SkippedBlocks};
 use super::verify::{self, snapshot_lost};
 use crate::store::StoreError;
 use crate::store::copy::{CopyError, CopyProgress, FileCopy};
@@ -40,29 +43,35 @@ pub(super) fn require_free(to: &Path) -> Result<(), CopyError> {
     }
 }
 
-/// Copies the database that `open` opens to a new file in the directory of `to`. Requests in damaged blocks are
-/// omitted; other damage fails the copy.
+/// Copies the database that `open` opens to a new file in the directory of `to`. Requests in damaged blocks and
+/// totals that cannot be read are omitted; other damage fails the copy.
 pub(super) fn copy(
     open: impl Fn() -> Result<Snapshot, StoreError>,
     to: &Path,
     progress: &CopyProgress,
 ) -> Result<NewCopy, CopyError> {
     AtomicFile::remove_abandoned(to);
-    let skipped = SkippedBlocks::default();
+    let omitted = OmittedRows::default();
     let mut lost_blocks = 0;
     loop {
         let snapshot = open().map_err(CopyError::Source)?;
         let new = NewFile::create(to)?;
-        skipped.begin();
-        let rows = match new.fill(&snapshot, &skipped, progress) {
+        omitted.blocks.begin();
+        let rows = match new.fill(&snapshot, &omitted, progress) {
             Err(CopyError::Source(StoreError::Damaged(_))) if !snapshot.is_pinned() => {
                 return Err(CopyError::Source(snapshot_lost()));
             }
             Err(CopyError::Source(StoreError::Damaged(problem))) => {
-                match skipped.skip_damaged().filter(|_| lost_blocks < MOST_LOST) {
+                let skipped = omitted.blocks.skip_damaged();
+                match skipped.filter(|_| lost_blocks < MOST_LOST) {
                     Some(NEXT_NUMBER) => {}
                     Some(_) => lost_blocks += 1,
-                    None => return Err(CopyError::Source(StoreError::Damaged(problem))),
+                    None => {
+                        let found = omitted.totals.find_current(&open);
+                        if !found.map_err(CopyError::Source)? {
+                            return Err(CopyError::Source(StoreError::Damaged(problem)));
+                        }
+                    }
                 }
                 continue;
             }
@@ -70,12 +79,14 @@ pub(super) fn copy(
         };
         let (mut file, data) = new.read_back(rows, progress)?;
         let bytes = file.file().metadata().map_err(CopyError::Target)?.len();
-        let tables_set_aside = snapshot.database.read(usage::tables_set_aside);
+        let set_aside = snapshot.database.read(repair::names_set_aside);
+        let set_aside = set_aside.map_err(CopyError::Source)?;
         let copied = FileCopy {
             rows,
             bytes,
             lost_blocks,
-            tables_set_aside: tables_set_aside.map_err(CopyError::Source)?,
+            lost_totals: omitted.totals.lost(),
+            tables_set_aside: set_aside.len() as u64,
         };
         return Ok(NewCopy {
             file,
@@ -104,13 +115,17 @@ impl NewCopy {
         Ok(self.copied)
     }
 
-    /// Puts the copy in the place of the original. Requests that can perhaps be read at another time are not
-    /// given up.
+    /// Puts the copy in the place of the original. Requests and totals that can perhaps be read at another time are
+    /// not given up.
     pub(super) fn replace(self, original: &Path) -> Result<FileCopy, CopyError> {
-        if self.copied.lost_blocks > 0 {
+        let FileCopy {
+            lost_blocks,
+            lost_totals,
+            ..
+        } = self.copied;
+        if lost_blocks > 0 || lost_totals > 0 {
             let problem = format!(
-                "{} blocks of requests cannot be read",
-                self.copied.lost_blocks
+                "{lost_blocks} blocks of requests and rows of {lost_totals} tables of totals cannot be read"
             );
             return Err(CopyError::Source(StoreError::Damaged(problem)));
         }
@@ -149,7 +164,7 @@ impl NewFile {
     pub(super) fn fill(
         &self,
         snapshot: &Snapshot,
-        skipped: &SkippedBlocks,
+        omitted: &OmittedRows,
         progress: &CopyProgress,
     ) -> Result<u64, CopyError> {
         let mut to = self.database.begin_write().map_err(target)?;
@@ -158,10 +173,11 @@ impl NewFile {
             let rows = Rows {
                 from,
                 to: &to,
+                totals: &omitted.totals,
                 progress,
                 copied: 0,
             };
-            Ok(rows.copy_all(skipped))
+            Ok(rows.copy_all(&omitted.blocks))
         });
         let rows = rows.map_err(CopyError::Source)??;
         to.commit().map_err(target)?;
@@ -200,6 +216,7 @@ impl NewFile {
 struct Rows<'a> {
     from: &'a ReadTransaction,
     to: &'a WriteTransaction,
+    totals: &'a DamagedTotals,
     progress: &'a CopyProgress,
     copied: u64,
 }
@@ -218,10 +235,13 @@ impl Rows<'_> {
     fn total(&self) -> Result<u64, StoreError> {
         let mut total = 0;
         for table in self.from.list_tables()? {
-            if !table.name().starts_with(DAMAGED_PREFIX) {
+            let readable = self.totals.begin(table.name());
+            let is_lost = readable.is_some_and(ReadableRows::is_empty);
+            if !is_lost && !table.name().starts_with(DAMAGED_PREFIX) {
                 total += self.from.open_untyped_table(table)?.len()?;
             }
         }
+        self.totals.end();
         Ok(total)
     }
 
@@ -292,12 +312,109 @@ impl TableVisitor for Rows<'_> {
         if [USAGE_OPEN.name(), USAGE_BLOCKS.name(), USAGE_TIMES.name()].contains(&table.name()) {
             return Ok(());
         }
-        let rows = self.from.open_table(table).map_err(source)?;
         let mut copies = self.to.open_table(table).map_err(target)?;
-        for row in rows.iter().map_err(source)? {
+        let readable = self.totals.begin(table.name());
+        if readable.is_some_and(ReadableRows::is_empty) {
+            return Ok(());
+        }
+        let rows = self.from.open_table(table).map_err(source)?;
+        let mut add = |row: Result<(AccessGuard<'_, K>, AccessGuard<'_, V>), _>| {
             let (key, value) = row.map_err(source)?;
             copies.insert(key.value(), value.value()).map_err(target)?;
-            self.add(1)?;
+            self.copied += 1;
+            self.progress.add(1)
+        };
+        match readable {
+            None => rows.iter().map_err(source)?.try_for_each(&mut add)?,
+            Some(readable) => {
+                let mut rows = readable.read(&rows).map_err(source)?;
+                rows.try_for_each(&mut add)?;
+            }
+        }
+        self.totals.end();
+        Ok(())
+    }
+}
+
+/// What a copy omits because it cannot be read.
+#[derive(Default)]
+pub(super) struct OmittedRows {
+    blocks: SkippedBlocks,
+    totals: DamagedTotals,
+}
+
+/// The tables of totals of which a copy omits what cannot be read.
+#[derive(Default)]
+struct DamagedTotals {
+    /// Which rows can be read, by the name of the table.
+    found: RefCell<BTreeMap<String, ReadableRows>>,
+    /// The table of totals that is being read.
+    current: RefCell<Option<String>>,
+}
+
+impl DamagedTotals {
+    /// Begins to read a table. Returns which of its rows can be read; `None` for all.
+    fn begin(&self, table: &str) -> Option<ReadableRows> {
+        let is_of_totals = tables::is_of_totals(table);
+        *self.current.borrow_mut() = is_of_totals.then(|| table.to_owned());
+        self.found.borrow().get(table).copied()
+    }
+
+    fn end(&self) {
+        self.current.take();
+    }
+
+    /// Finds what can be read of the table that could not be read as a whole. Returns false if it is none of totals,
+    /// was found before, or can be read again.
+    fn find_current(
+        &self,
+        open: impl Fn() -> Result<Snapshot, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let Some(table) = self.current.take() else {
+            return Ok(false);
+        };
+        let mut search = ReadableSearch {
+            table: &table,
+            open,
+            readable: None,
+        };
+        tables::visit_all(&mut search)?;
+        Ok(search.readable.is_some_and(|readable| {
+            let before = self.found.borrow_mut().insert(table, readable);
+            before.is_none()
+        }))
+    }
+
+    /// The number of tables that lack rows.
+    fn lost(&self) -> u64 {
+        self.found.borrow().len() as u64
+    }
+}
+
+/// The search for the rows of one table that can be read.
+struct ReadableSearch<'a, F> {
+    table: &'a str,
+    open: F,
+    /// `None` for all.
+    readable: Option<ReadableRows>,
+}
+
+impl<F: Fn() -> Result<Snapshot, StoreError>> TableVisitor for ReadableSearch<'_, F> {
+    type Error = StoreError;
+
+    fn visit<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        _: impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), StoreError> {
+        if table.name() == self.table {
+            self.readable = ReadableRows::of(table, |read| {
+                let snapshot = (self.open)()?;
+                match snapshot.database.read(|txn| read(txn)) {
+                    Err(StoreError::Damaged(_)) if !snapshot.is_pinned() => Err(snapshot_lost()),
+                    read => read,
+                }
+            })?;
         }
         Ok(())
     }

@@ -131,6 +131,10 @@ impl Engine {
         self.is_reopening.load(Ordering::SeqCst)
     }
 
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
     /// Returns why changes are refused, if they are.
     pub(super) fn fault(&self) -> Option<String> {
         let fault = self.fault.lock();

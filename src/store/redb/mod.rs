@@ -18,6 +18,7 @@ mod open;
 mod orgs;
 mod outbox;
 mod prune;
+mod repair;
 mod rows;
 mod tables;
 mod totals;
@@ -36,7 +37,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -47,6 +48,7 @@ use redb::{
 };
 
 use self::engine::Engine;
+use self::repair::TotalsRepair;
 use self::rows::missing;
 use self::tables::{META, USAGE_BLOCKS, USAGE_OPEN, meta};
 use self::usage::{BlockNumber, BlockRepair, OpenBlock, SkippedBlocks};
@@ -66,7 +68,10 @@ use crate::model::{
     AuditEntry, Delivery, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery, WebhookEvent,
 };
 use crate::sys::{Deadline, MaybeReady};
-use crate::time::Timestamp;
+use crate::time::{Moment, Timestamp};
+
+/// How long the totals are not searched for damage again after none was found.
+const TOTALS_REPAIR_PAUSE: Duration = Duration::from_secs(60);
 
 /// A [`Store`] in one redb file.
 pub(crate) struct RedbStore {
@@ -77,6 +82,10 @@ pub(crate) struct RedbStore {
     batch_ids: Mutex<BatchIds>,
     /// Blocks of usage that could not be read since the file was opened.
     damaged_usage: Mutex<BTreeSet<BlockNumber>>,
+    /// Whether a reading has met damage that may be in the totals.
+    is_damage_met: AtomicBool,
+    /// When the totals may be read again in search of damage. Held while they are.
+    next_totals_repair: Mutex<Moment>,
     /// The webhooks that get events.
     webhooks: ArcSwap<Vec<String>>,
     /// Deliveries for which there was no room since the file was opened.
@@ -93,7 +102,7 @@ impl UsageStore for RedbStore {
         let mut batch_ids = self.batch_ids.lock();
         let id = batch_ids.id(batch);
         let block = match self.write_batch(batch, id, open_block.take()) {
-            Err(StoreError::Damaged(_)) if self.repair_usage()? => {
+            Err(StoreError::Damaged(_)) if self.repair_usage()? | self.repair_totals()? => {
                 self.write_batch(batch, id, None)?
             }
             written => written?,
@@ -117,6 +126,7 @@ impl UsageStore for RedbStore {
         let Err(StoreError::Damaged(_)) = deleted else {
             return deleted;
         };
+        self.repair_totals()?;
         due.damaged_blocks = self.damaged_among(&due.blocks);
         self.write(|txn| prune::delete(txn, &due))
     }
@@ -156,6 +166,11 @@ impl UsageStore for RedbStore {
 
     fn recover(&self, at_once: bool) {
         self.engine.recover(at_once);
+        if self.is_damage_met.swap(false, Ordering::Relaxed) {
+            let _block = self.open_block.lock();
+            // A later reading or change meets the damage again.
+            let _ = self.repair_totals();
+        }
     }
 
     fn fault(&self) -> Option<String> {
@@ -328,6 +343,8 @@ impl Store for RedbStore {
     }
 
     fn import(&self, page: &TransferPage) -> Result<(), StoreError> {
+        // Tables of totals are not replaced meanwhile.
+        let _block = self.open_block.lock();
         self.write(|txn| transfer::import(txn, page))
     }
 
@@ -418,7 +435,20 @@ impl Store for RedbStore {
                  `keyguard webhooks` shows why the others fail"
             )
         });
-        damaged.into_iter().chain(dropped).collect()
+        let set_aside = self.read(repair::names_set_aside).unwrap_or_default();
+        let is_of_totals = |name: &String| {
+            let mut words = name.splitn(3, ' ');
+            words.nth(2).is_some_and(tables::is_of_totals)
+        };
+        let totals: Vec<String> = set_aside.into_iter().filter(is_of_totals).collect();
+        let totals = (!totals.is_empty()).then(|| {
+            format!(
+                "totals that could not be read were set aside, and `stats` and `usage` lack them: {}; \
+                 `keyguard verify` shows what is lost, and `keyguard compact` gives them up",
+                totals.join(", ")
+            )
+        });
+        damaged.into_iter().chain(totals).chain(dropped).collect()
     }
 
     fn verify(&self) -> Result<Verification, StoreError> {
@@ -440,7 +470,11 @@ impl RedbStore {
         &self,
         read: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.engine.read(read)
+        let result = self.engine.read(read);
+        if let Err(StoreError::Damaged(_)) = &result {
+            self.is_damage_met.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     /// Runs `change` in one transaction, which is durable when this returns, or undone.
@@ -539,6 +573,24 @@ impl RedbStore {
         // Those of later blocks are used again.
         damaged.retain(|number| *number < repair.next || *number == usage::GROWING);
         Ok(true)
+    }
+
+    /// Begins new tables of totals in place of damaged ones, while nothing else adds to them. Returns whether there
+    /// were any. Reads all totals, and therefore does nothing for a while after it found no damage.
+    fn repair_totals(&self) -> Result<bool, StoreError> {
+        let mut next = self.next_totals_repair.lock();
+        if self.engine.now() < *next {
+            return Ok(false);
+        }
+        let mut repair = TotalsRepair {
+            store: self,
+            is_any: false,
+        };
+        tables::visit_all(&mut repair)?;
+        if !repair.is_any {
+            *next = self.engine.now().plus(TOTALS_REPAIR_PAUSE);
+        }
+        Ok(repair.is_any)
     }
 
     /// Returns which of these blocks of usage cannot be read.

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -72,6 +72,8 @@ impl RedbStore {
             open_block: Mutex::new(None),
             batch_ids: Mutex::new(batch_ids),
             damaged_usage: Mutex::default(),
+            is_damage_met: AtomicBool::new(false),
+            next_totals_repair: Mutex::default(),
             webhooks: ArcSwap::default(),
             dropped_deliveries: AtomicU64::new(0),
         })

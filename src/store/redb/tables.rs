@@ -1,6 +1,6 @@
 //! The tables of the database.
 
-use redb::{Key, ReadableTable, TableDefinition, Value, WriteTransaction};
+use redb::{Key, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction};
 
 use super::rows::missing;
 use crate::store::StoreError;
@@ -141,6 +141,18 @@ pub(super) fn visit_all<T: TableVisitor>(visitor: &mut T) -> Result<(), T::Error
     visitor.visit(DELIVERIES, |number| text(&number))?;
     visitor.visit(DUE_DELIVERIES, |(_, number)| text(&number))?;
     visitor.visit(EVENT_MARKS, |mark| text(&mark))
+}
+
+/// Whether a table has only totals: a new one may take its place, and lacks what cannot be read.
+pub(super) fn is_of_totals(name: &str) -> bool {
+    let totals = [
+        ACTIVITY.name(),
+        KEY_HOURS.name(),
+        KEY_DAYS.name(),
+        MINUTES.name(),
+        SHADOW_DENIED.name(),
+    ];
+    totals.contains(&name)
 }
 
 fn text(key: &impl ToString) -> Option<String> {

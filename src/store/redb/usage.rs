@@ -8,10 +8,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 
-use redb::{
-    ReadTransaction, ReadableTable, Table, TableDefinition, TableHandle, Value, WriteTransaction,
-};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, TableHandle, WriteTransaction};
 
+use super::repair::set_aside;
 use super::rows::missing;
 use super::tables::{USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
 use crate::model::{KeyId, Usage};
@@ -196,33 +195,6 @@ pub(super) fn first_time(
         Ok(false)
     })?;
     Ok(first)
-}
-
-/// The start of the names of tables that were [set aside](set_aside), such as `damaged 1 usage open`.
-pub(super) const DAMAGED_PREFIX: &str = "damaged ";
-
-/// Begins a new table in place of a damaged one, whose pages can neither be changed nor be deleted. Returns the new
-/// name of the damaged one.
-fn set_aside<V: Value + 'static>(
-    txn: &WriteTransaction,
-    table: TableDefinition<'static, u64, V>,
-) -> Result<String, StoreError> {
-    let names: Vec<String> = txn
-        .list_tables()?
-        .map(|table| table.name().to_owned())
-        .collect();
-    let mut free = (1..).map(|n| format!("{DAMAGED_PREFIX}{n} {}", table.name()));
-    let name = free.find(|name| !names.contains(name)).unwrap_or_default();
-    txn.rename_table(table, TableDefinition::<u64, V>::new(&name))?;
-    txn.open_table(table)?;
-    Ok(name)
-}
-
-/// Returns the number of tables that were set aside.
-pub(super) fn tables_set_aside(txn: &ReadTransaction) -> Result<u64, StoreError> {
-    let tables = txn.list_tables()?;
-    let set_aside = tables.filter(|table| table.name().starts_with(DAMAGED_PREFIX));
-    Ok(set_aside.count() as u64)
 }
 
 /// Begins a new growing block in place of a damaged one.

@@ -7,11 +7,12 @@ use redb::{
 };
 
 use super::engine::Snapshot;
+use super::repair;
 use super::tables::{
     self, CREDENTIALS, KEY_CREDENTIALS, KEYS, ORG_KEYS, ORG_NAMES, ORGS, TableVisitor,
     USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES,
 };
-use super::usage::{BlockNumber, DAMAGED_PREFIX, NEXT_NUMBER};
+use super::usage::{BlockNumber, NEXT_NUMBER};
 use crate::store::{Damage, StoreError, Verification};
 use crate::time::Timestamp;
 
@@ -19,6 +20,8 @@ use crate::time::Timestamp;
 pub(super) const CACHE: usize = 16 << 20;
 /// The most rows that are named one by one. Each lost row costs one opening of the database.
 const MOST_NAMED: usize = 100;
+/// The problem of a table that a new one has replaced.
+const SET_ASIDE: &str = "a block was altered, and its table was set aside";
 
 /// Reads all rows of the database that `open` opens. redb does no more work after a damaged block, so it is
 /// then opened again.
@@ -28,10 +31,12 @@ pub(super) fn verify(
     let mut file = Verifier {
         open,
         snapshot: None,
+        set_aside: Vec::new(),
         found: Verification::default(),
     };
+    file.find_tables_set_aside()?;
     tables::visit_all(&mut file)?;
-    file.note_blocks_set_aside()?;
+    file.note_blocks_set_aside();
     Ok(file.found)
 }
 
@@ -66,6 +71,8 @@ struct Verifier<F> {
     open: F,
     /// `None` after damage.
     snapshot: Option<Snapshot>,
+    /// The names of the tables that were set aside.
+    set_aside: Vec<String>,
     found: Verification,
 }
 
@@ -89,10 +96,13 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> TableVisitor for Verifier<F> {
         show: impl Fn(K::SelfType<'_>) -> Option<String>,
     ) -> Result<(), StoreError> {
         let name = table.name();
+        if tables::is_of_totals(name) {
+            self.note_totals_set_aside(table, &show)?;
+        }
         if name == USAGE_BLOCKS.name() && self.check_blocks()? {
             return Ok(());
         }
-        match self.read(table, show)? {
+        match self.read(table, &show)? {
             None => Ok(()),
             Some(damage) if name == ORGS.name() => self.note_orgs(damage),
             Some(damage) if name == KEYS.name() => self.note_keys(damage),
@@ -177,39 +187,63 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
         Ok(())
     }
 
-    fn note_blocks_set_aside(&mut self) -> Result<(), StoreError> {
+    fn find_tables_set_aside(&mut self) -> Result<(), StoreError> {
         let mut names = Vec::new();
         self.read_all(|txn, _| {
-            names.extend(txn.list_tables()?.map(|table| table.name().to_owned()));
+            names = repair::names_set_aside(txn)?;
             Ok(())
         })?;
-        let set_aside = names
-            .into_iter()
-            .filter(|name| name.starts_with(DAMAGED_PREFIX));
-        self.found.damage.extend(set_aside.map(|table| Damage {
+        self.set_aside = names;
+        Ok(())
+    }
+
+    fn note_blocks_set_aside(&mut self) {
+        let names = std::mem::take(&mut self.set_aside).into_iter();
+        self.found.damage.extend(names.map(|table| Damage {
             lost: match table.ends_with(USAGE_OPEN.name()) {
                 true => "requests that were the latest when the damage was met".into(),
                 false => "requests in blocks that could not be read".into(),
             },
             table,
             rows: None,
-            problem: "a block was altered, and its table was set aside".into(),
+            problem: SET_ASIDE.into(),
         }));
+    }
+
+    /// Notes the rows that the table in the place of a damaged one lacks.
+    fn note_totals_set_aside<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+        show: &impl Fn(K::SelfType<'_>) -> Option<String>,
+    ) -> Result<(), StoreError> {
+        let names = std::mem::take(&mut self.set_aside).into_iter();
+        let is_of_table = |name: &String| repair::was_set_aside(name, table.name());
+        let (of_table, others) = names.partition(is_of_table);
+        self.set_aside = others;
+        let rows = self.found.rows;
+        for name in of_table {
+            let damage = self.read(TableDefinition::<K, V>::new(&name), show)?;
+            self.found.damage.extend(damage.map(|damage| Damage {
+                problem: format!("{}, and its table was set aside", damage.problem),
+                ..damage
+            }));
+        }
+        self.found.rows = rows;
         Ok(())
     }
 
     /// Reads a table, from both ends if it is damaged. Returns the part that cannot be read.
     fn read<K: Key + 'static, V: Value + 'static>(
         &mut self,
-        table: TableDefinition<'static, K, V>,
-        show: impl Fn(K::SelfType<'_>) -> Option<String>,
+        table: TableDefinition<'_, K, V>,
+        show: &impl Fn(K::SelfType<'_>) -> Option<String>,
     ) -> Result<Option<Damage>, StoreError> {
-        let start = self.read_from(table, false, &show)?;
+        let start = self.read_from(table, false, show)?;
         let Some(problem) = start.problem else {
             self.found.rows += start.rows;
             return Ok(None);
         };
-        let end = self.read_from(table, true, &show)?;
+        let end = self.read_from(table, true, show)?;
         self.found.rows += end.rows;
         if end.problem.is_none() {
             // The block can be read again.
@@ -232,7 +266,7 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
 
     fn read_from<K: Key + 'static, V: Value + 'static>(
         &mut self,
-        table: TableDefinition<'static, K, V>,
+        table: TableDefinition<'_, K, V>,
         backwards: bool,
         show: &impl Fn(K::SelfType<'_>) -> Option<String>,
     ) -> Result<ReadRows, StoreError> {

@@ -1,5 +1,6 @@
 //! `doctor`: looks for conditions that need an administrator, and names the command that mends each.
 
+mod damage;
 mod files;
 mod remedy;
 
@@ -11,6 +12,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 use serde_json::json;
 
+use self::damage::Search;
 use crate::admin::Diagnosis;
 use crate::admin::command::Diagnose;
 use crate::cli::connection::{ConnectError, GuardConnection};
@@ -30,7 +32,8 @@ const EXAMPLES: &str = "Examples:
 
 The exit code is 0 if nothing is found, 1 if something is found or the data cannot be examined, and 2 for
 invalid arguments. While a process holds the data file, that process is examined, too: its warnings, its
-policy, its clock and its backends.";
+policy, its clock and its backends. A data file of at most 64 MiB is read as a whole, in search of damage; `keyguard
+verify` reads any file.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -71,15 +74,19 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     // Examined first, since opening a data file makes it private.
     let mut findings = files::examine(cli);
     findings.extend(secret_argument(cli));
+    let mut damage = Search::run(cli);
+    findings.append(&mut damage.findings);
     let policy_file = match diagnose(cli, opts) {
         Ok(diagnosis) => {
             let file = diagnosis.policy_file.map(PathBuf::from);
             let conditions = diagnosis.conditions.into_iter();
+            let conditions = conditions.filter(|condition| !damage.explains(&condition.problem));
             findings.extend(conditions.map(|condition| finding(cli, condition, file.as_deref())));
             file
         }
         Err(error) => {
-            findings.push(unusable_data(cli, &error));
+            let finding = unusable_data(cli, &error);
+            findings.extend(Some(finding).filter(|finding| !damage.explains(&finding.problem)));
             None
         }
     };
@@ -90,7 +97,11 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         (None, None) => {}
     }
     findings.retain(|finding| !opts.ignore.contains(&finding.area));
-    cli.print(&json!({ "findings": findings }), |_| view(&findings))?;
+    let mut reply = json!({ "findings": findings });
+    if damage.is_omitted {
+        reply["not_examined"] = json!(["damage"]);
+    }
+    cli.print(&reply, |_| view(cli, &findings, damage.is_omitted))?;
     Ok(match findings.is_empty() {
         true => Exit::Done,
         false => Exit::Refused,
@@ -170,7 +181,7 @@ fn unusable_policy(cli: &Cli, file: &Path) -> Option<Finding> {
     ))
 }
 
-fn view(findings: &[Finding]) -> String {
+fn view(cli: &Cli, findings: &[Finding], is_damage_omitted: bool) -> String {
     let lines = findings.iter().map(|finding| {
         let Finding {
             area,
@@ -184,8 +195,15 @@ fn view(findings: &[Finding]) -> String {
             escaped_lines(next)
         )
     });
-    match findings.is_empty() {
+    let found: String = match findings.is_empty() {
         true => "Nothing found.\n".to_owned(),
         false => lines.collect(),
+    };
+    match is_damage_omitted {
+        true => format!(
+            "{found}Not searched for damage, because the data file is long: {} verify\n",
+            cli.program()
+        ),
+        false => found,
     }
 }

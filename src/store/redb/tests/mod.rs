@@ -22,6 +22,7 @@ use crate::time::{Clock, ManualClock};
 
 mod altered;
 mod copying;
+mod damaged_totals;
 mod disk;
 mod displaced;
 mod faults;
