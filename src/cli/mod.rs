@@ -28,9 +28,9 @@ use self::exit::Exit;
 use self::settings::Cli;
 
 const EXAMPLES: &str = "Examples:
-  keyguard init
-  keyguard create-org acme
-  keyguard create-key --org acme --label \"web shop\"
+  keyguard init --org acme
+  keyguard create-org globex
+  keyguard create-key --org globex --label \"web shop\"
   keyguard list-keys
 
 Exit codes: 0 for success, 1 for a refusal or a failure, whose reason and next step are printed to standard
@@ -49,9 +49,8 @@ struct Opts {
 
 #[derive(Subcommand)]
 enum Subcommands {
-    /// Create the data file, and a secret if there is none
-    #[command(after_help = init::EXAMPLES)]
-    Init,
+    /// Create the data file, a secret if there is none and, with --org, an organization and its first key
+    Init(init::Opts),
     /// Create an organization
     #[command(after_help = create_org::EXAMPLES)]
     CreateOrg(create_org::Opts),
@@ -182,7 +181,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         cli.check_storage()?;
     }
     match command {
-        Subcommands::Init => init::run(cli),
+        Subcommands::Init(opts) => init::run(cli, opts),
         Subcommands::CreateOrg(opts) => create_org::run(cli, opts),
         Subcommands::ListOrgs(opts) => list_orgs::run(cli, opts),
         Subcommands::SuspendOrg(opts) => suspend_org::run(cli, opts),
