@@ -25,7 +25,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use self::commands::*;
 use self::error::CliError;
 use self::exit::Exit;
+use self::output::eprint_line;
 use self::settings::Cli;
+use crate::model::key_words::without_keys;
 
 const EXAMPLES: &str = "Examples:
   keyguard init --org acme
@@ -165,15 +167,27 @@ pub fn main() -> ExitCode {
     let exit = match parsed {
         Ok(Opts { cli, command }) => cli.finish(run(&cli, command)),
         // Help and the version are errors of `clap`, too.
-        Err(error) => {
-            let _ = error.print();
-            match error.use_stderr() {
-                true => Exit::Usage,
-                false => Exit::Done,
+        Err(error) => match error.use_stderr() {
+            true => report_usage(&error),
+            false => {
+                let _ = error.print();
+                Exit::Done
             }
-        }
+        },
     };
     exit.into()
+}
+
+/// Prints an error of invalid arguments. It quotes them, and a key may be among them.
+fn report_usage(error: &clap::Error) -> Exit {
+    let message = error.render().to_string();
+    let shown = without_keys(&message);
+    match shown == message {
+        // With colors.
+        true => drop(error.print()),
+        false => eprint_line(shown.trim_end()),
+    }
+    Exit::Usage
 }
 
 fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {

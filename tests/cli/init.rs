@@ -41,7 +41,9 @@ fn a_held_file_gets_the_organization_and_a_key() {
     assert_eq!(printed["created"], false);
     assert_eq!(printed["org_created"], true);
     let raw_key = printed["raw_key"].as_str().unwrap();
-    kg.check(&[("X-API-Key", raw_key)], IP, "/").unwrap();
+    kg.check(&[("X-API-Key", raw_key)], IP, "/")
+        .unwrap()
+        .finish(200);
     assert_eq!(changes(&kg), ["create_key", "create_org"]);
 }
 
