@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Admin, AdminError, Page};
+use crate::guard::MISSING_LEGACY_SECRET;
 use crate::model::{Area, Condition, Key, KeyId};
 use crate::store::with_causes;
 use crate::time::Timestamp;
@@ -42,7 +43,17 @@ impl Admin {
         conditions.extend(secret.map(|problem| Condition::new(Area::Secret, problem)));
         let rules = guard.compiled().warnings().into_iter();
         conditions.extend(rules.map(|warning| Condition::new(Area::Policy, warning)));
-        for found in [stored, self.clock_condition(), self.key_conditions(ages)] {
+        let is_warned = |known: &Condition| known.problem == MISSING_LEGACY_SECRET;
+        let legacy = match conditions.iter().any(is_warned) {
+            true => Ok(Vec::new()),
+            false => self.legacy_condition(),
+        };
+        for found in [
+            stored,
+            legacy,
+            self.clock_condition(),
+            self.key_conditions(ages),
+        ] {
             match found {
                 Ok(found) => conditions.extend(found),
                 Err(error) => self.add_failure(&mut conditions, &error),
@@ -74,6 +85,13 @@ impl Admin {
             };
             conditions.push(Condition::new(area, problem));
         }
+    }
+
+    /// Whether keys of the Python package are refused. The guard has warned of it if they are many.
+    fn legacy_condition(&self) -> Result<Vec<Condition>, AdminError> {
+        let condition = || Condition::new(Area::Secret, MISSING_LEGACY_SECRET);
+        let is_missing = self.guard.lacks_legacy_secret()?;
+        Ok(is_missing.then(condition).into_iter().collect())
     }
 
     /// Whether the last change lies in the future.

@@ -25,12 +25,14 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use self::commands::*;
 use self::error::CliError;
 use self::exit::Exit;
+use self::output::eprint_line;
 use self::settings::Cli;
+use crate::model::key_words::without_keys;
 
 const EXAMPLES: &str = "Examples:
-  keyguard init
-  keyguard create-org acme
-  keyguard create-key --org acme --label \"web shop\"
+  keyguard init --org acme
+  keyguard create-org globex
+  keyguard create-key --org globex --label \"web shop\"
   keyguard list-keys
 
 Exit codes: 0 for success, 1 for a refusal or a failure, whose reason and next step are printed to standard
@@ -49,9 +51,8 @@ struct Opts {
 
 #[derive(Subcommand)]
 enum Subcommands {
-    /// Create the data file, and a secret if there is none
-    #[command(after_help = init::EXAMPLES)]
-    Init,
+    /// Create the data file, a secret if there is none and, with --org, an organization and its first key
+    Init(init::Opts),
     /// Create an organization
     #[command(after_help = create_org::EXAMPLES)]
     CreateOrg(create_org::Opts),
@@ -166,15 +167,27 @@ pub fn main() -> ExitCode {
     let exit = match parsed {
         Ok(Opts { cli, command }) => cli.finish(run(&cli, command)),
         // Help and the version are errors of `clap`, too.
-        Err(error) => {
-            let _ = error.print();
-            match error.use_stderr() {
-                true => Exit::Usage,
-                false => Exit::Done,
+        Err(error) => match error.use_stderr() {
+            true => report_usage(&error),
+            false => {
+                let _ = error.print();
+                Exit::Done
             }
-        }
+        },
     };
     exit.into()
+}
+
+/// Prints an error of invalid arguments. It quotes them, and a key may be among them.
+fn report_usage(error: &clap::Error) -> Exit {
+    let message = error.render().to_string();
+    let shown = without_keys(&message);
+    match shown == message {
+        // With colors.
+        true => drop(error.print()),
+        false => eprint_line(shown.trim_end()),
+    }
+    Exit::Usage
 }
 
 fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
@@ -182,7 +195,7 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         cli.check_storage()?;
     }
     match command {
-        Subcommands::Init => init::run(cli),
+        Subcommands::Init(opts) => init::run(cli, opts),
         Subcommands::CreateOrg(opts) => create_org::run(cli, opts),
         Subcommands::ListOrgs(opts) => list_orgs::run(cli, opts),
         Subcommands::SuspendOrg(opts) => suspend_org::run(cli, opts),

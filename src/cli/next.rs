@@ -100,7 +100,7 @@ fn after_failure(failure: &Failure, cli: &Cli) -> String {
         (FailureCode::NotFound, "webhooks") => "webhooks",
         (_, "webhooks") => "serve --webhook URL",
         (_, "block" | "unblock") => "list-blocks",
-        (_, "create-org" | "update-org" | "suspend-org" | "resume-org" | "list-keys") => {
+        (_, "init" | "create-org" | "update-org" | "suspend-org" | "resume-org" | "list-keys") => {
             "list-orgs"
         }
         (_, "create-key") => "create-key --help",
@@ -118,7 +118,10 @@ fn after_connect_error(error: &ConnectError, cli: &Cli) -> String {
         ConnectError::NoFile(backup) if cli.command.get_name() == "restore" => {
             format!("ls -l {}", path(directory(backup)))
         }
-        ConnectError::NoFile(_) => format!("{} init", cli.program()),
+        ConnectError::NoFile(_) => match cli.command.get_name() {
+            "create-org" | "create-key" => format!("{} init --org NAME", cli.program()),
+            _ => format!("{} init", cli.program()),
+        },
         ConnectError::MovedAway(file) => format!(
             "fuser {}    # then put the file back, or stop that process",
             quoted(&format!("{}.sock", file.display()))

@@ -20,6 +20,16 @@ pub(super) fn hasher(_: &Config) -> Option<LegacyHasher> {
     None
 }
 
+/// A warning: keys of the Python package are refused.
+pub(crate) const MISSING_SECRET: &str = "keys were imported from the Python package, and its secret is not \
+    configured: they are refused, and their clients are locked out as if they guessed keys; give the secret in the \
+    variable KEYGUARD_LEGACY_SECRET, in the file of --legacy-secret-file, or by `Config::legacy_secret` (feature \
+    `legacy`)";
+
+/// The number of credentials that are examined when a guard opens: all of a small file, and enough of a large
+/// one to find keys of the Python package if they are at least 1 % of all.
+pub(super) const SAMPLE: usize = 1_000;
+
 /// Credentials to be stored under our hash.
 #[derive(Debug, Default)]
 pub(super) struct Rehashing(Mutex<Vec<Rehash>>);

@@ -52,6 +52,7 @@ pub(crate) use self::decision::{named_by_proxy, refuse_unreadable, stored_key};
 pub(crate) use self::fields::LimitFields;
 #[cfg(feature = "serve")]
 pub(crate) use self::fields::push_number;
+pub(crate) use self::legacy::MISSING_SECRET as MISSING_LEGACY_SECRET;
 #[cfg(any(feature = "metrics", feature = "serve"))]
 pub(crate) use self::measurements::Measurements;
 #[cfg(feature = "http")]
@@ -261,6 +262,11 @@ impl Guard {
         });
         let own = self.warnings.conditions().into_iter();
         own.chain(of_backends).collect()
+    }
+
+    /// Whether a key of the Python package is refused because its secret is not configured. Reads all keys.
+    pub(crate) fn lacks_legacy_secret(&self) -> Result<bool, StoreError> {
+        Ok(self.legacy.is_none() && self.store.has_legacy_keys(usize::MAX)?)
     }
 
     /// Why others may know the secret.

@@ -41,6 +41,11 @@ impl Guard {
         if let Some(text) = &exposure {
             warnings.add_of(WarningKind::Exposure, text);
         }
+        let legacy = legacy::hasher(&config);
+        // What cannot be read is reported when it is needed.
+        if legacy.is_none() && store.has_legacy_keys(legacy::SAMPLE).unwrap_or(false) {
+            warnings.add_of(WarningKind::LegacySecret, legacy::MISSING_SECRET);
+        }
         let locks = Arc::new(ActiveLocks::new(&config, Arc::clone(&warnings)));
         backends::load(&*store, &locks, &*limiter, &clock)
             .map_err(|error| unreadable(&shown, error))?;
@@ -109,7 +114,7 @@ impl Guard {
         let writer = writer.spawn().map_err(io_error)?;
         Ok(Self {
             hasher: KeyHasher::new(&secret),
-            legacy: legacy::hasher(&config),
+            legacy,
             #[cfg(feature = "http")]
             admin_keys: super::admin_keys::AdminKeys::new(&config, &secret),
             #[cfg(feature = "http")]

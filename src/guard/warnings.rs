@@ -86,6 +86,8 @@ pub(crate) enum WarningKind {
     FoundProxy,
     /// An address that sends forwarding headers is locked out.
     LockedProxy,
+    /// Keys of the Python package are refused.
+    LegacySecret,
     /// The admin key is guessed.
     #[cfg(feature = "http")]
     AdminKey,
@@ -108,6 +110,7 @@ impl WarningKind {
             Self::Guard => Area::Process,
             Self::Exposure => Area::Files,
             Self::Usage => Area::Usage,
+            Self::LegacySecret => Area::Secret,
             #[cfg(feature = "http")]
             Self::AdminKey => Area::Secret,
             Self::TrustedProxy | Self::PrivatePeer | Self::FoundProxy | Self::LockedProxy => {
@@ -125,7 +128,11 @@ impl WarningKind {
         match self {
             #[cfg(feature = "http")]
             Self::AdminKey => MORE,
-            Self::Guard | Self::Exposure | Self::TrustedProxy | Self::Usage => MORE,
+            Self::Guard
+            | Self::Exposure
+            | Self::TrustedProxy
+            | Self::Usage
+            | Self::LegacySecret => MORE,
             Self::PrivatePeer => "further private peers, not shown, send forwarding headers",
             Self::FoundProxy => "further proxies, not shown, were found",
             Self::LockedProxy => {

@@ -122,6 +122,9 @@ pub(crate) trait Store: UsageStore {
     /// Returns the rotated keys among these, in any order, with the latest time at which a replaced
     /// credential expires.
     fn old_texts_until(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, Timestamp)>, StoreError>;
+    /// Whether a key of the Python package, not yet hashed anew, is among `most` credentials in the order of
+    /// their hashes, which is random.
+    fn has_legacy_keys(&self, most: usize) -> Result<bool, StoreError>;
     /// Returns at most `limit` keys whose shown prefix starts with `text`, by prefix and id.
     fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError>;
     fn update_key(

@@ -49,6 +49,40 @@ fn quietly_unprinted_key_is_revoked() {
     assert!(done(dir.path(), &["list-keys"]).contains("\trevoked\t"));
 }
 
+/// Errors of invalid arguments quote them.
+#[test]
+fn keys_among_invalid_arguments_are_shortened() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    let key = done(dir.path(), &["init", "--org", "acme", "-q"]);
+    let key = key.trim_end();
+    // Mistyped, and as the Python package made them.
+    let mistyped = format!("{}x", &key[..key.len() - 1]);
+    let option = format!("--{key}");
+    let value = format!("--rate-limit={key}");
+    let places: [&[&str]; 6] = [
+        &["revoke-key", "1", key],
+        &["revoke-key", "1", &mistyped],
+        &["revoke-key", "1", &key[..51]],
+        &["list-keys", &option],
+        &["init", "--org", "acme", &value],
+        &[key],
+    ];
+    for arguments in places {
+        let output = run(dir.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!error.contains(&key[12..20]), "{error}");
+        assert!(
+            error.contains("Usage: ") || error.contains("--help"),
+            "{error}"
+        );
+    }
+    let error = run(dir.path(), &["revoke-key", "1", key]).stderr;
+    let error = String::from_utf8(error).unwrap();
+    assert!(error.contains(&format!("'{}…'", &key[..12])), "{error}");
+}
+
 #[test]
 fn rotation_and_listings_say_until_when_the_old_text_is_accepted() {
     let dir = TempDir::new().unwrap();

@@ -9,6 +9,7 @@ mod backup;
 mod commands;
 #[cfg(unix)]
 mod doctor;
+mod init;
 mod install_docs;
 mod keys;
 mod policy;

@@ -216,6 +216,32 @@ fn imported_keys_are_malformed_without_the_legacy_secret() {
 }
 
 #[test]
+fn missing_legacy_secret_is_warned_of_until_it_is_given() {
+    let dir = imported();
+    let warned = |config: Config| {
+        let kg = open(&dir, config);
+        let stats = kg.admin().stats().unwrap();
+        let count = |warning: &&String| warning.contains("KEYGUARD_LEGACY_SECRET");
+        stats.warnings.iter().filter(count).count()
+    };
+    assert_eq!(warned(Config::new(SECRET)), 1);
+    assert_eq!(warned(with_legacy(LEGACY)), 0);
+
+    let mut doctor = program(dir.path(), &["doctor", "--json"]);
+    let findings = |doctor: &mut Command| {
+        let output = doctor.output().unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = found["findings"].as_array().unwrap().clone();
+        let next = found.into_iter().map(|found| found["next"].to_string());
+        next.filter(|next| next.contains("KEYGUARD_LEGACY_SECRET=… keyguard serve"))
+            .count()
+    };
+    assert_eq!(findings(&mut doctor), 1);
+    doctor.env("KEYGUARD_LEGACY_SECRET", LEGACY);
+    assert_eq!(findings(&mut doctor), 0);
+}
+
+#[test]
 fn unknown_keys_count_as_failures_and_other_tokens_are_ignored() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY).lockout_threshold(3));

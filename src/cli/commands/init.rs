@@ -1,40 +1,136 @@
 //! `init`
 
+use clap::Args;
 use serde_json::json;
 
-use crate::admin::command::GetStats;
-use crate::cli::connection::open_in_turn;
+use crate::admin::FailureCode;
+use crate::admin::command::{CreateOrg, FindOrg, GetStats};
+use crate::cli::connection::{GuardConnection, open_in_turn};
+use crate::cli::new_key::{Initialized, NewKey, NewKeyArgs};
 use crate::cli::render::Panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::{followed, secret_path};
 
-pub(crate) const EXAMPLES: &str = "Examples:
-  keyguard init
+const EXAMPLES: &str = "Examples:
+  keyguard init --org acme
+  keyguard init --org acme --label \"web shop\" --rate-limit 5
+  KEY=$(keyguard init --org acme --quiet)
   keyguard --db /var/lib/keyguard/keyguard.redb init";
 
-/// Creates the data file or the tables of the database. Changes nothing that exists.
-pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
-    match cli.is_on_server() {
-        true => init_database(cli),
-        false => init_file(cli),
-    }
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Opts {
+    /// Create this organization if it is absent, and a key of it, also if the data file exists
+    #[arg(long = "org", value_name = "NAME")]
+    org_name: Option<String>,
+    /// A name for the key
+    #[arg(long, default_value = "first key", requires = "org_name")]
+    label: String,
+    #[command(flatten)]
+    key: NewKeyArgs,
 }
 
-fn init_file(cli: &Cli) -> Result<Exit, CliError> {
+/// Creates the data file or the tables of the database and, if named, an organization with a key. Changes
+/// nothing that exists.
+pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
+    let created = create_storage(cli)?;
+    let secret = match created {
+        Some(_) => Some(secret_path(&followed(&cli.db)?)).filter(|secret| secret.exists()),
+        None => None,
+    };
+    let secret = secret.map(|secret| secret.display().to_string());
+    match opts.org_name {
+        Some(org_name) => create_key(cli, org_name, opts.label, opts.key, created, secret),
+        None => print_storage(cli, created, secret),
+    }?;
+    Ok(Exit::Done)
+}
+
+/// Creates the data file or the tables of the database. Returns whether the data file is new, and `None`
+/// with a database.
+fn create_storage(cli: &Cli) -> Result<Option<bool>, CliError> {
+    if cli.is_on_server() {
+        // Unlike opening the database, a query fails if the server is down.
+        cli.connect()?.execute(GetStats {})?;
+        return Ok(None);
+    }
     let is_new = !cli.db.exists();
     match is_new {
         true => drop(open_in_turn(&cli.db, &cli.config()?.socket(false))?),
         false => drop(cli.connect()?),
     }
-    let secret = secret_path(&followed(&cli.db)?);
+    Ok(Some(is_new))
+}
+
+fn create_key(
+    cli: &Cli,
+    org_name: String,
+    label: String,
+    key: NewKeyArgs,
+    created: Option<bool>,
+    secret: Option<String>,
+) -> Result<(), CliError> {
+    let quiet = key.quiet;
+    let mut connection = cli.connect()?;
+    let org_created = create_org(&mut connection, &org_name)?;
+    let reply = key.create(&mut connection, org_name, label)?;
+    // Standard output may block; other commands must not wait for it.
+    drop(connection);
+    let db = match created {
+        Some(_) => cli.db.display().to_string(),
+        None => "postgres".to_owned(),
+    };
+    let new = NewKey {
+        title: match (created, org_created) {
+            (Some(true), _) => "Data file, organization and API key created",
+            (_, true) => "Organization and API key created",
+            (_, false) => "API key created",
+        },
+        quiet,
+        reply,
+        init: Some(Initialized {
+            db,
+            created,
+            org_created,
+            secret,
+        }),
+    };
+    new.print_or_revoke(cli)
+}
+
+/// Creates an organization unless it exists. Returns whether it is new.
+fn create_org(connection: &mut GuardConnection, org_name: &str) -> Result<bool, CliError> {
+    let org_name = org_name.to_owned();
+    let created = connection.execute(CreateOrg {
+        org_name: org_name.clone(),
+    });
+    match created {
+        Ok(_) => Ok(true),
+        // A name that looks like another one is a conflict, too.
+        Err(failure) if failure.code == FailureCode::Conflict => {
+            let found = connection.execute(FindOrg { org_name });
+            found.map(|_| false).map_err(|_| failure.into())
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+fn print_storage(cli: &Cli, created: Option<bool>, secret: Option<String>) -> Result<(), CliError> {
+    let Some(is_new) = created else {
+        return cli.print(&json!({ "db": "postgres", "ready": true }), |style| {
+            Panel::new("Database ready")
+                .copied("next", next(cli))
+                .render(style)
+        });
+    };
     cli.print(&json!({ "db": cli.db, "created": is_new }), |style| {
         let title = match is_new {
             true => "Data file created",
             false => "Data file found",
         };
         let mut panel = Panel::new(title).copied("file", cli.db.display());
-        if secret.exists() {
-            panel = panel.copied("secret", secret.display());
+        if let Some(secret) = secret {
+            panel = panel.copied("secret", secret);
         }
         panel
             .copied("next", next(cli))
@@ -42,23 +138,11 @@ fn init_file(cli: &Cli) -> Result<Exit, CliError> {
             .copied("sidecar", format!("{} serve", cli.program()))
             .copied("proxy", "examples/sidecar: nginx, Caddy, HAProxy")
             .render(style)
-    })?;
-    Ok(Exit::Done)
-}
-
-fn init_database(cli: &Cli) -> Result<Exit, CliError> {
-    // Unlike opening the database, a query fails if the server is down.
-    cli.connect()?.execute(GetStats {})?;
-    cli.print(&json!({ "db": "postgres", "ready": true }), |style| {
-        Panel::new("Database ready")
-            .copied("next", next(cli))
-            .render(style)
-    })?;
-    Ok(Exit::Done)
+    })
 }
 
 fn next(cli: &Cli) -> String {
-    format!("{} create-org NAME", cli.program())
+    format!("{} init --org NAME", cli.program())
 }
 
 /// Returns the expression that opens the data file in a Rust program.

@@ -5,7 +5,7 @@ use clap::Args;
 use crate::admin::FailureCode;
 use crate::admin::command::{FinishRotation, PrepareRotation, RotateKeyCommand};
 use crate::cli::args::{KeyArg, OrNone};
-use crate::cli::new_key::print_new_key;
+use crate::cli::new_key::NewKey;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::time::Timestamp;
 
@@ -42,9 +42,13 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     };
     let prepared = connection.execute(PrepareRotation(rotation.clone()))?;
     drop(connection);
-    let new = print_new_key(cli, "API key rotated", opts.quiet, prepared, |_| {
-        "the key keeps its old text".to_owned()
-    })?;
+    let new = NewKey {
+        title: "API key rotated",
+        quiet: opts.quiet,
+        reply: prepared,
+        init: None,
+    };
+    let new = new.print(cli, |_| "the key keeps its old text".to_owned())?;
     let command = FinishRotation {
         rotation,
         raw_key: new.raw_key,

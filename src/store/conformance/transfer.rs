@@ -286,12 +286,15 @@ pub(in crate::store) fn rehashed_credentials_resolve_only_by_the_new_hash(
         old: hash(902),
         new: hash(903),
     };
+    let has_legacy = |most| store.has_legacy_keys(most).unwrap();
+    assert_eq!([0, 1, usize::MAX].map(has_legacy), [false, true, true]);
     store
         .rehash(&[job, unknown, job], &audit_context())
         .unwrap();
 
     drop(store);
     let store = database.open();
+    assert!(!store.has_legacy_keys(usize::MAX).unwrap());
     assert!(resolve(&*store, 900).unwrap().is_none());
     let resolved = resolve(&*store, 901).unwrap().unwrap();
     assert_eq!(resolved.key.id, KeyId(1));

@@ -104,6 +104,15 @@ pub(super) async fn old_texts_until(
     found.iter().map(until).collect()
 }
 
+/// Whether a key of the Python package is among the first `most` credentials.
+pub(super) async fn has_legacy(conn: &Conn, most: i64) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT FROM \
+               (SELECT scheme FROM keyguard_credentials ORDER BY hash LIMIT $1) AS first \
+               WHERE scheme = $2)";
+    let scheme = HashScheme::Sha256 as i16;
+    Ok(conn.one(sql, &[&most, &scheme]).await?.try_get(0)?)
+}
+
 /// The keys of some hashes.
 pub(super) async fn owners(
     conn: &Conn,

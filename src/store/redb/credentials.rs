@@ -71,6 +71,18 @@ pub(super) fn old_texts_until(
     Ok(rotated)
 }
 
+/// Whether a key of the Python package is among the first `most` credentials.
+pub(super) fn has_legacy(txn: &ReadTransaction, most: usize) -> Result<bool, StoreError> {
+    for row in txn.open_table(CREDENTIALS)?.iter()?.take(most) {
+        let (hash, row) = row?;
+        let credential = decode_credential(HashedKey(*hash.value()), row.value())?;
+        if credential.scheme == HashScheme::Sha256 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Returns the key of a rehashed credential; `None` if there is nothing to do.
 pub(super) fn rehash(
     txn: &WriteTransaction,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::cli::settings::Cli;
-use crate::guard::SECRET_ARGUMENT;
+use crate::guard::{MISSING_LEGACY_SECRET, SECRET_ARGUMENT};
 use crate::model::{Area, Condition};
 use crate::sys::shell::quoted;
 
@@ -14,6 +14,9 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
     match condition.area {
         Area::Secret if condition.problem == SECRET_ARGUMENT => {
             format!("{program} --secret-file FILE …")
+        }
+        Area::Secret if condition.problem == MISSING_LEGACY_SECRET => {
+            format!("KEYGUARD_LEGACY_SECRET=… {program} serve    # or the program that embeds it")
         }
         Area::Secret if condition.problem.contains("wrong admin key") => {
             format!("{program} list-blocks")
