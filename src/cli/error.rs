@@ -50,6 +50,11 @@ pub(super) enum CliError {
     /// The file of `export-usage`.
     #[error("`{}` cannot be written: {problem}", file.display())]
     UsageFile { file: PathBuf, problem: String },
+    #[error(
+        "this build cannot write Parquet: it lacks the cargo feature `parquet`; give `--format csv` or \
+         `--format ndjson`, or install keyguard with this feature"
+    )]
+    NoParquet,
     /// A file of `install-docs`.
     #[error("`{}` cannot be written: {source}", file.display())]
     Docs {
