@@ -52,7 +52,7 @@ async fn run(
     webhooks: Option<Webhooks>,
 ) -> Result<(), ServeError> {
     let log = guard.inner.log();
-    let (tracer, exporter) = settings.otlp.start(&guard.inner);
+    let (tracer, exporter) = settings.otlp.start(&guard.inner)?;
     let leaks = settings.leaks.open(guard)?;
     let status = Arc::new(Webhooks::status(webhooks.as_ref()));
     let connections =
