@@ -73,9 +73,11 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     }
     let not_written = |error: io::Error| CliError::UsageFile {
         file: opts.to.clone(),
-        problem: match error.kind() {
-            io::ErrorKind::AlreadyExists => "it exists; give another path".to_owned(),
-            _ => error.to_string(),
+        source: match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                io::Error::new(error.kind(), "it exists; give another path")
+            }
+            _ => error,
         },
     };
     if opts.to.exists() {
