@@ -312,7 +312,7 @@ mod tests {
         #[test]
         fn only_what_is_hidden_is_replaced(text in ".{0,60}", hidden in ".{1,9}") {
             let shown = without_text(&text, &hidden);
-            prop_assert!(!shown.replace('…', "").contains(&hidden) || hidden.contains('…'));
+            prop_assert!(!shown.contains(&hidden) || hidden.contains('…'));
             prop_assert_eq!(without_text(&text, "\u{0}absent"), text);
         }
 
