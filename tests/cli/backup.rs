@@ -78,11 +78,13 @@ fn closed_file_is_backed_up_and_restored_without_its_secret() {
     let restored_with = |secret: &str| {
         fs::remove_file(other.path().join("keyguard.redb")).unwrap();
         let file = ["--json", "restore", backup.to_str().unwrap()];
-        let reply = done(
+        let output = run(
             other.path(),
             &[&["--secret-file", secret], &file[..]].concat(),
         );
-        serde_json::from_str::<Value>(&reply).unwrap()["secret"].clone()
+        assert_eq!(output.status.code(), Some(0));
+        let reply: Value = serde_json::from_slice(&output.stdout).unwrap();
+        reply["secret"].clone()
     };
     assert_eq!(restored_with("keyguard.redb.secret"), "wrong");
     let right = dir.path().join("keyguard.redb.secret");
