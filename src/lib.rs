@@ -30,6 +30,7 @@
 //! | `metrics`, `tracing` | metrics and events for the facades of these names |
 //! | `otlp` | `serve`, and spans for OpenTelemetry |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
+//! | `parquet` | `cli`, and `keyguard export-usage` to Parquet |
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
 //! | `redis` | limits in Redis, for several processes, and `RedisStream` |
 //! | `serve` | `cli`, `openapi`, and `keyguard serve`: the sidecar |

@@ -13,6 +13,8 @@ mod http;
 mod load;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres_usage;
 #[cfg(all(unix, feature = "redis"))]
 mod redis;
 mod row;
@@ -170,6 +172,21 @@ const ROWS: &[Row] = &[
         goal: AtMost(1_000.0),
         measure: usage::address,
     },
+    Row {
+        name: "pg_usage_ms/top_keys",
+        goal: AtMost(1_000.0),
+        measure: postgres_usage::top_keys,
+    },
+    Row {
+        name: "pg_usage_ms/reasons",
+        goal: AtMost(1_000.0),
+        measure: postgres_usage::reasons,
+    },
+    Row {
+        name: "pg_usage_ms/address",
+        goal: AtMost(1_000.0),
+        measure: postgres_usage::address,
+    },
 ];
 
 /// Replaces the rows that need a server.
@@ -216,6 +233,13 @@ mod postgres {
     pub(crate) fn cached(_: &Run) -> Measured {
         Err("the row needs a feature: cargo bench --features postgres --bench ratios".into())
     }
+}
+
+#[cfg(not(feature = "postgres"))]
+mod postgres_usage {
+    pub(crate) use crate::postgres::cached as top_keys;
+    pub(crate) use crate::postgres::cached as reasons;
+    pub(crate) use crate::postgres::cached as address;
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {

@@ -11,32 +11,49 @@ use crate::Run;
 use crate::measure::{Measured, median, millis, timed_result};
 use crate::world::{SECRET, Traffic, UNREACHED, create_keys, headers, limited};
 
-const REQUESTS: usize = 10_000_000;
-const KEYS: usize = 100;
-const HOUR: Duration = Duration::from_secs(3_600);
-const START: Timestamp = Timestamp::from_unix_millis(1_767_225_600_000);
+pub(crate) const REQUESTS: usize = 10_000_000;
+pub(crate) const KEYS: usize = 100;
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+/// The start of a day.
+pub(crate) const START: Timestamp = Timestamp::from_unix_millis(1_767_225_600_000);
 
 /// Who uses most this hour? It begins within an hour of the clock, so that single requests are read.
 pub(crate) fn top_keys(run: &Run) -> Measured {
-    let query = UsageQuery::by(UsageGroup::Key).since(START.plus(HOUR / 3));
-    measure(run, &query, |report| report.rows.len() > KEYS / 2)
+    ask_top_keys(run, &filled(run)?)
 }
 
 /// Why was this key refused?
 pub(crate) fn reasons(run: &Run) -> Measured {
-    let query = UsageQuery::by(UsageGroup::Reason).key_id(LIMITED).refused();
-    measure(run, &query, |report| report.requests > 0)
+    ask_reasons(run, &filled(run)?)
 }
 
 /// What did this address do?
 pub(crate) fn address(run: &Run) -> Measured {
+    ask_address(run, &filled(run)?)
+}
+
+pub(crate) fn ask_top_keys(run: &Run, kg: &KeyGuard) -> Measured {
+    let query = UsageQuery::by(UsageGroup::Key).since(START.plus(HOUR / 3));
+    measure(run, kg, &query, |report| report.rows.len() > KEYS / 2)
+}
+
+pub(crate) fn ask_reasons(run: &Run, kg: &KeyGuard) -> Measured {
+    let query = UsageQuery::by(UsageGroup::Reason).key_id(LIMITED).refused();
+    measure(run, kg, &query, |report| report.requests > 0)
+}
+
+pub(crate) fn ask_address(run: &Run, kg: &KeyGuard) -> Measured {
     let query = UsageQuery::by(UsageGroup::Path).ip("198.51.1.7");
-    measure(run, &query, |report| report.requests > 0)
+    measure(run, kg, &query, |report| report.requests > 0)
 }
 
 /// The median time of a question, in milliseconds.
-fn measure(run: &Run, query: &UsageQuery, is_right: fn(&UsageReport) -> bool) -> Measured {
-    let kg = filled(run)?;
+fn measure(
+    run: &Run,
+    kg: &KeyGuard,
+    query: &UsageQuery,
+    is_right: fn(&UsageReport) -> bool,
+) -> Measured {
     let mut times = Vec::new();
     for _ in 0..run.rounds(7) {
         let (time, report) = timed_result(|| kg.admin().usage(query));
@@ -50,7 +67,7 @@ fn measure(run: &Run, query: &UsageQuery, is_right: fn(&UsageReport) -> bool) ->
 }
 
 /// The key with a limit.
-const LIMITED: KeyId = KeyId(KEYS as u64 + 1);
+pub(crate) const LIMITED: KeyId = KeyId(KEYS as u64 + 1);
 
 /// Opens the file with the requests; fills it when it is called first.
 fn filled(run: &Run) -> Fallible<KeyGuard> {

@@ -10,6 +10,7 @@ use crate::model::{Key, KeyId, OrgId};
 use crate::net::IpKey;
 use crate::policy::InvalidPolicy;
 use crate::store::{StoreError, TOO_MUCH_USAGE, UNAVAILABLE};
+use crate::sys::outcome;
 
 /// Why a change or a listing failed. A failed change changes nothing.
 ///
@@ -117,8 +118,9 @@ pub enum AdminError {
     /// The policy or its file is invalid. The policy in force stays.
     #[error("invalid policy; the policy in force stays: {0}")]
     Policy(InvalidPolicy),
-    /// A backup could not be written. Nothing is left at its path.
-    #[error("`{}` was not written", path.display())]
+    /// A backup could not be written. Nothing is left at its path, unless only its directory could not be synced,
+    /// which the text says.
+    #[error("`{}` {}", path.display(), outcome(source))]
     #[non_exhaustive]
     BackupNotWritten {
         /// The path of the backup.

@@ -99,13 +99,14 @@ fn cancel_on_signals(progress: &CopyProgress) {
 #[cfg(not(unix))]
 fn cancel_on_signals(_: &CopyProgress) {}
 
-/// Prints what was written, and lines for users.
+/// Prints what was written, lines for users, and fields for programs.
 pub(super) fn report(
     cli: &Cli,
     title: &'static str,
     file: &Path,
     copied: &FileCopy,
     notes: &[(&'static str, String)],
+    fields: &[(&'static str, &'static str)],
 ) -> Result<Exit, CliError> {
     if copied.lost_blocks > 0 {
         cli.warn(&format!(
@@ -129,6 +130,9 @@ pub(super) fn report(
     }
     let mut reply = serde_json::to_value(copied)?;
     reply["file"] = json!(file.display().to_string());
+    for (name, text) in fields {
+        reply[*name] = json!(text);
+    }
     cli.print(&reply, |style| {
         let panel = Panel::new(title)
             .copied("file", file.display())

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::commands::import::error::ImportError;
 use super::connection::ConnectError;
@@ -17,6 +17,7 @@ use crate::input::text::escaped_json;
 use crate::model::key_words::quoted_without_keys;
 use crate::policy::InvalidPolicy;
 use crate::store::{OpenError, StoreError, with_causes};
+use crate::sys::outcome;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
@@ -48,10 +49,18 @@ pub(super) enum CliError {
     )]
     ReloadOnServer,
     /// The file of `export-usage`.
-    #[error("`{}` cannot be written: {problem}", file.display())]
-    UsageFile { file: PathBuf, problem: String },
+    #[error("`{}` {}: {source}", file.display(), outcome(source))]
+    UsageFile {
+        file: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "this build cannot write Parquet: it lacks the cargo feature `parquet`; give `--format csv` or \
+         `--format ndjson`, or install keyguard with this feature"
+    )]
+    NoParquet,
     /// A file of `install-docs`.
-    #[error("`{}` cannot be written: {source}", file.display())]
+    #[error("`{}` {}: {source}", file.display(), outcome(source))]
     Docs {
         file: PathBuf,
         source: std::io::Error,
@@ -148,6 +157,16 @@ impl CliError {
         }
     }
 
+    /// Returns the code of the error; `None` for those that only their message tells apart.
+    fn code(&self) -> Option<Value> {
+        match self {
+            Self::Connect(ConnectError::Open(OpenError::WrongSecret { .. })) => {
+                Some(json!("wrong_secret"))
+            }
+            _ => self.failure().map(|failure| json!(failure.code)),
+        }
+    }
+
     pub(super) fn message(&self, cli: &Cli) -> String {
         let message = match self {
             // Its causes repeat what it says.
@@ -190,7 +209,7 @@ impl Cli {
         let candidates = failure.map_or([].as_slice(), |failure| failure.candidates.as_slice());
         if self.json {
             let json = json!({ "error": {
-                "code": failure.map(|failure| failure.code),
+                "code": error.code(),
                 "message": message,
                 "candidates": candidates,
                 "next": next,

@@ -133,7 +133,7 @@ enum Subcommands {
     /// Copy organizations, keys, quotas, locks and totals to another data file or database
     Export(export::Opts),
     Import(import::Opts),
-    /// Write recorded requests to a file, as comma-separated values or lines of JSON
+    /// Write recorded requests to a file, as comma-separated values, lines of JSON or Parquet
     ExportUsage(export_usage::Opts),
     /// Run the HTTP server: the admin API, request checks for other servers, and metrics
     #[cfg(feature = "serve")]

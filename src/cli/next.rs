@@ -37,6 +37,7 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
         }
         CliError::Import(ImportError::MissingFeature(_, feature)) => install_with(feature),
         CliError::Import(_) => "keyguard import --help".to_owned(),
+        CliError::NoParquet => install_with("parquet"),
         CliError::UsageFile { file, .. } | CliError::Log { file, .. } => {
             match file.parent().filter(|dir| !dir.exists()) {
                 Some(dir) if !dir.as_os_str().is_empty() => format!("mkdir -p {}", path(dir)),

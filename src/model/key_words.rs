@@ -45,6 +45,39 @@ pub(crate) fn path_without_keys(path: &[u8], is_cut: bool) -> Option<Vec<u8>> {
     shortened(path, is_cut, |word| may_be_key(word) && mixes_cases(word))
 }
 
+/// Replaces a text, also if characters of it are percent-encoded or its blanks are `+`, as in queries.
+#[cfg(feature = "serve")]
+pub(crate) fn without_text(text: &str, hidden: &str) -> String {
+    let text = text.replace(hidden, ELLIPSIS);
+    // Both are decoded, because the hidden text may itself look like an escape.
+    let (chars, hidden) = (decoded(text.as_bytes()), bytes(&decoded(hidden.as_bytes())));
+    if hidden.is_empty() {
+        return text;
+    }
+    let is_at = |at: usize| {
+        let found = chars[at..].iter().map(|char| char.byte);
+        let is_same =
+            |(found, hidden): (u8, &u8)| found == *hidden || (found, *hidden) == (b'+', b' ');
+        chars.len() - at >= hidden.len() && found.zip(&hidden).all(is_same)
+    };
+    let mut shown = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while at < chars.len() {
+        let len = match is_at(at) {
+            true => {
+                shown.extend_from_slice(ELLIPSIS.as_bytes());
+                hidden.len()
+            }
+            false => {
+                shown.extend_from_slice(&text.as_bytes()[chars[at].start..chars[at].end]);
+                1
+            }
+        };
+        at += len;
+    }
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
 fn may_be_key(word: &[u8]) -> bool {
     let underscore = word.iter().position(|byte| *byte == b'_');
     let behind_prefix = underscore.map_or(0, |at| word.len() - at - 1);
@@ -259,7 +292,30 @@ mod tests {
         assert_eq!(cut("%"), None);
     }
 
+    #[cfg(feature = "serve")]
+    #[test]
+    fn a_text_is_hidden_in_any_encoding() {
+        for (hidden, text, expected) in [
+            ("secret!1", "/a?b=secret!1&c", "/a?b=…&c"),
+            ("secret!1", "/a?b=secret%211&c", "/a?b=…&c"),
+            ("secret!1", "%73ecret%25211/secret!1", "…/…"),
+            ("a b%41é", "/a+b%41é/a%20b%2541%C3%a9/a+bA%c3%a9", "/…/…/…"),
+            ("secret!1", "/é/secret%212?%2f", "/é/secret%212?%2f"),
+            ("%41", "/%%41", "/%…"),
+        ] {
+            assert_eq!(without_text(text, hidden), expected, "{text}");
+        }
+    }
+
     proptest! {
+        #[cfg(feature = "serve")]
+        #[test]
+        fn only_what_is_hidden_is_replaced(text in ".{0,60}", hidden in ".{1,9}") {
+            let shown = without_text(&text, &hidden);
+            prop_assert!(!shown.contains(&hidden) || hidden.contains('…'));
+            prop_assert_eq!(without_text(&text, "\u{0}absent"), text);
+        }
+
         #[test]
         fn no_more_than_the_start_of_a_key_is_shown(
             escapes in prop::collection::vec(0..3_usize, KEY.len()),

@@ -15,6 +15,7 @@ use crate::admin::AdminError;
 use crate::guard::Topic;
 use crate::keyguard::KeyGuard;
 use crate::store::with_causes;
+use crate::sys::outcome;
 use crate::time::Timestamp;
 use crate::time::duration::duration_argument;
 
@@ -153,8 +154,9 @@ impl Backups {
         backup.map_err(|error| match error {
             // Its path has the time of this try; a problem that stays is one warning.
             AdminError::BackupNotWritten { source, .. } => failed(&format!(
-                "nothing was written to `{}`: {source}",
-                self.dir.display()
+                "a backup in `{}` {}: {source}",
+                self.dir.display(),
+                outcome(&source)
             )),
             error => failed(&with_causes(&error)),
         })?;

@@ -43,8 +43,13 @@ pub(crate) enum ServeError {
         path: PathBuf,
         expected: &'static str,
     },
-    #[error("--webhook-ca: `{}` cannot be used: {problem}", file.display())]
-    WebhookCa { file: PathBuf, problem: String },
+    /// The certificate authorities of another server.
+    #[error("{setting}: `{}` cannot be used: {problem}", file.display())]
+    Ca {
+        setting: &'static str,
+        file: PathBuf,
+        problem: String,
+    },
     #[error("the server cannot start: {0}")]
     Start(#[from] io::Error),
     #[error("usage could not be stored and was lost: {0}")]

@@ -23,6 +23,7 @@ mod server;
 mod settings;
 mod shutdown;
 mod tls;
+mod tls_client;
 mod webhooks;
 
 pub(crate) use self::demo::Demo;

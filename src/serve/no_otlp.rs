@@ -5,6 +5,7 @@ use clap::Args;
 use http::{HeaderMap, Response};
 use http_body_util::Full;
 
+use super::error::ServeError;
 use crate::guard::Guard;
 use crate::model::Reason;
 
@@ -18,8 +19,8 @@ pub(super) struct Exporter;
 pub(super) enum Span {}
 
 impl OtlpOpts {
-    pub(super) fn start(&self, _: &Guard) -> (Tracer, Exporter) {
-        (Tracer, Exporter)
+    pub(super) fn start(&self, _: &Guard) -> Result<(Tracer, Exporter), ServeError> {
+        Ok((Tracer, Exporter))
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn serve(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(run(&guard, settings, backups, webhooks));
+    let served = runtime.block_on(run(&guard, settings, backups, webhooks, file));
     // Waits for blocking work that has not ended.
     drop(runtime);
     served?;
@@ -50,10 +50,11 @@ async fn run(
     settings: &Settings,
     backups: Option<Backups>,
     webhooks: Option<Webhooks>,
+    file: &Path,
 ) -> Result<(), ServeError> {
     let log = guard.inner.log();
-    let (tracer, exporter) = settings.otlp.start(&guard.inner);
-    let leaks = settings.leaks.open(guard)?;
+    let (tracer, exporter) = settings.otlp.start(&guard.inner)?;
+    let leaks = settings.leaks.open(guard, file)?;
     let status = Arc::new(Webhooks::status(webhooks.as_ref()));
     let connections =
         Connections::new(guard, settings, tracer, leaks.clone(), Arc::clone(&status))?;

@@ -29,7 +29,7 @@ pub struct FileCopy {
     pub tables_set_aside: u64,
 }
 
-/// Why a data file was not copied. Nothing is left at the target.
+/// Why a data file was not copied. Nothing is left at the target, unless only its directory could not be synced.
 #[derive(Debug)]
 pub(crate) enum CopyError {
     /// The data file cannot be read.

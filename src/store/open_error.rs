@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::input::InvalidInput;
 use crate::policy::InvalidPolicy;
+use crate::sys::outcome;
 
 /// Why a guard could not be opened. An existing data file is not changed.
 #[derive(Debug, thiserror::Error)]
@@ -246,8 +247,9 @@ pub enum OpenError {
         /// What is damaged.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A copy of a data file could not be written. Nothing is left at its path.
-    #[error("`{}` was not written", path.display())]
+    /// A copy of a data file could not be written. Nothing is left at its path, unless only its directory could not
+    /// be synced, which the text says.
+    #[error("`{}` {}", path.display(), outcome(source))]
     #[non_exhaustive]
     NotWritten {
         /// The path of the copy.

@@ -105,19 +105,17 @@ impl AtomicFile {
     ///
     /// Fails with [`io::ErrorKind::AlreadyExists`] if the target exists, which is left unchanged.
     pub(crate) fn take_name(&self, target: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
-        match fs::hard_link(&self.path, target) {
-            Err(error) if no_hard_links(&error) => {
+        self.name_in(&Directory::of(target)?, || {
+            match fs::hard_link(&self.path, target) {
                 // On such file systems two processes can both pass this check; the later rename
                 // wins.
-                if target.try_exists()? {
-                    return Err(io::ErrorKind::AlreadyExists.into());
-                }
-                fs::rename(&self.path, target)?;
+                Err(error) if no_hard_links(&error) => match target.try_exists()? {
+                    true => Err(io::ErrorKind::AlreadyExists.into()),
+                    false => fs::rename(&self.path, target),
+                },
+                linked => linked,
             }
-            linked => linked?,
-        }
-        sync_directory_of(target)
+        })
     }
 
     /// Syncs the file and puts it in the place of the target, with the owner of that file.
@@ -150,9 +148,19 @@ impl AtomicFile {
     }
 
     fn put(&self, target: &Path) -> io::Result<()> {
+        self.name_in(&Directory::of(target)?, || fs::rename(&self.path, target))
+    }
+
+    /// Syncs the file, gives it its name and syncs the directory.
+    fn name_in(
+        &self,
+        directory: &Directory,
+        give_name: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
         self.file.sync_all()?;
-        fs::rename(&self.path, target)?;
-        sync_directory_of(target)
+        give_name()?;
+        let synced = directory.sync();
+        synced.map_err(|error| io::Error::other(NotSynced(error)))
     }
 }
 
@@ -190,20 +198,53 @@ fn no_hard_links(error: &io::Error) -> bool {
     )
 }
 
+/// A file has its name, but the directory could not be synced.
+#[derive(Debug, thiserror::Error)]
+#[error("the file is there, but its directory cannot be synced: {0}")]
+struct NotSynced(io::Error);
+
+/// Says for an error of [`AtomicFile`] whether the file has its name.
+pub(crate) fn outcome(error: &io::Error) -> &'static str {
+    match error.get_ref().is_some_and(|inner| inner.is::<NotSynced>()) {
+        true => "was written, but a power cut may undo that",
+        false => "was not written",
+    }
+}
+
+/// The directory of a file, opened before the file gets its name: without the right to read the directory, it
+/// could not be synced.
 #[cfg(unix)]
-fn sync_directory_of(path: &Path) -> io::Result<()> {
-    File::open(directory_of(path))?.sync_all()
+struct Directory(File);
+
+#[cfg(unix)]
+impl Directory {
+    fn of(file: &Path) -> io::Result<Self> {
+        File::open(directory_of(file)).map(Self)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+#[cfg(not(unix))]
+struct Directory;
+
+#[cfg(not(unix))]
+impl Directory {
+    fn of(_: &Path) -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(unix)]
 fn directory_of(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| parent.as_os_str() != "");
     parent.unwrap_or(Path::new("."))
-}
-
-#[cfg(not(unix))]
-fn sync_directory_of(_: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]
@@ -254,6 +295,30 @@ mod tests {
         abandoned.file.unlock().unwrap();
         AtomicFile::remove_abandoned(&target);
         assert_eq!(names_in(dir.path()), kept);
+    }
+
+    #[test]
+    fn error_says_whether_the_file_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        let new = AtomicFile::new(&target).unwrap();
+        // Syncing this device fails.
+        let directory = Directory(File::open("/dev/null").unwrap());
+        let error = new
+            .name_in(&directory, || fs::rename(&new.path, &target))
+            .unwrap_err();
+        assert!(target.exists());
+        assert_eq!(
+            outcome(&error),
+            "was written, but a power cut may undo that"
+        );
+        let problem = "the file is there, but its directory cannot be synced: ";
+        assert!(error.to_string().starts_with(problem), "{error}");
+
+        let new = AtomicFile::new(&target).unwrap();
+        let error = new.take_name(&target).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(outcome(&error), "was not written");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Which users' files and processes are trusted.
 
+#[cfg(all(unix, feature = "serve"))]
+pub(crate) use self::unix::alterability;
 #[cfg(unix)]
 pub(crate) use self::unix::{data_file_exposure, exposure, owner_of, trusted_by_me};
 
@@ -53,9 +55,29 @@ mod unix {
     /// A process that does not run as root also accepts a group-readable file owned by root, as
     /// service managers provide.
     pub(crate) fn exposure(path: &Path, file: &Metadata, owner: Option<u32>) -> Option<Exposure> {
+        exposure_of(Content::Secret, path, file, owner)
+    }
+
+    /// Like [`exposure`], for a file that everybody may read and only trusted users may change.
+    #[cfg(feature = "serve")]
+    pub(crate) fn alterability(
+        path: &Path,
+        file: &Metadata,
+        owner: Option<u32>,
+    ) -> Option<Exposure> {
+        exposure_of(Content::Public, path, file, owner)
+    }
+
+    fn exposure_of(
+        content: Content,
+        path: &Path,
+        file: &Metadata,
+        owner: Option<u32>,
+    ) -> Option<Exposure> {
         let me = rustix::process::geteuid().as_raw();
         let mode = file.permissions().mode() & 0o777;
-        let (problem, command) = exposure_by_mode(kind_of(file), file.uid(), mode, me, owner)?;
+        let kind = kind_of(file);
+        let (problem, command) = exposure_by_mode(content, kind, file.uid(), mode, me, owner)?;
         let path = quoted(&path.display().to_string());
         let command = format!("{command} {path}");
         Some(Exposure { problem, command })
@@ -67,6 +89,13 @@ mod unix {
         let is_root = rustix::process::geteuid().is_root();
         let owner = if is_root { owner_of(path) } else { None };
         exposure(path, file, owner)
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Content {
+        Secret,
+        #[cfg(feature = "serve")]
+        Public,
     }
 
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,6 +115,7 @@ mod unix {
     }
 
     fn exposure_by_mode(
+        content: Content,
         kind: Kind,
         uid: u32,
         mode: u32,
@@ -93,11 +123,13 @@ mod unix {
         owner: Option<u32>,
     ) -> Option<(String, String)> {
         let is_handed_over = uid == 0 && me != 0;
-        let forbidden = match kind {
+        let (forbidden, access, remedy) = match (kind, content) {
             // Only its owner can change a link, whatever its mode.
-            Kind::Link => 0,
-            _ if is_handed_over => 0o037,
-            _ => 0o077,
+            (Kind::Link, _) => (0, "", ""),
+            #[cfg(feature = "serve")]
+            (_, Content::Public) => (0o022, "change", "chmod go-w"),
+            _ if is_handed_over => (0o037, "read or change", "chmod 600"),
+            _ => (0o077, "read or change", "chmod 600"),
         };
         if !is_trusted(uid, me, owner) {
             let (what, command) = match kind {
@@ -108,8 +140,8 @@ mod unix {
             let problem = format!("{what} belongs to user {uid}, and this process is of user {me}");
             Some((problem, command))
         } else if mode & forbidden != 0 {
-            let problem = format!("other users may read or change it (mode {mode:03o})");
-            Some((problem, "chmod 600".to_owned()))
+            let problem = format!("other users may {access} it (mode {mode:03o})");
+            Some((problem, remedy.to_owned()))
         } else {
             None
         }
@@ -178,9 +210,36 @@ mod unix {
                 (MALLORY, 0o600, ROOT, Some(ALICE), Some("chown 0")),
                 (MALLORY, 0o600, ALICE, Some(ALICE), Some("chown 1000")),
             ] {
-                let found =
-                    exposure_by_mode(Kind::File, uid, mode, me, owner).map(|(_, command)| command);
-                assert_eq!(found.as_deref(), expected, "{mode:o} of {uid} read by {me}");
+                let found = exposure_by_mode(Content::Secret, Kind::File, uid, mode, me, owner);
+                let command = found.map(|(_, command)| command);
+                assert_eq!(
+                    command.as_deref(),
+                    expected,
+                    "{mode:o} of {uid} read by {me}"
+                );
+            }
+        }
+
+        #[cfg(feature = "serve")]
+        #[test]
+        fn public_files_may_be_read_and_not_changed() {
+            for (uid, mode, me, owner, expected) in [
+                (ALICE, 0o644, ALICE, None, None),
+                (ROOT, 0o444, ALICE, None, None),
+                (ALICE, 0o644, ROOT, Some(ALICE), None),
+                (ALICE, 0o664, ALICE, None, Some("chmod go-w")),
+                (ALICE, 0o646, ALICE, None, Some("chmod go-w")),
+                (ROOT, 0o664, ALICE, None, Some("chmod go-w")),
+                (MALLORY, 0o644, ALICE, Some(ALICE), Some("chown 1000")),
+                (MALLORY, 0o644, ROOT, None, Some("chown 0")),
+            ] {
+                let found = exposure_by_mode(Content::Public, Kind::File, uid, mode, me, owner);
+                let command = found.map(|(_, command)| command);
+                assert_eq!(
+                    command.as_deref(),
+                    expected,
+                    "{mode:o} of {uid} read by {me}"
+                );
             }
         }
 
@@ -194,7 +253,7 @@ mod unix {
                 (Kind::Other, ALICE, 0o622, Some("chmod 600")),
                 (Kind::Other, MALLORY, 0o600, Some("ls -l")),
             ] {
-                let found = exposure_by_mode(kind, uid, mode, ALICE, Some(ALICE));
+                let found = exposure_by_mode(Content::Secret, kind, uid, mode, ALICE, Some(ALICE));
                 let command = found.map(|(_, command)| command);
                 assert_eq!(command.as_deref(), expected, "{kind:?} {mode:o} of {uid}");
             }

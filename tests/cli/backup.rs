@@ -72,6 +72,32 @@ fn closed_file_is_backed_up_and_restored_without_its_secret() {
         "warning: the secret is not that of the backup, so that the file cannot be used: put that of the \
          backup in keyguard.redb.secret\n"
     );
+    let stats = run(other.path(), &["stats", "--json"]);
+    let error: Value = serde_json::from_slice(&stats.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "wrong_secret");
+    let restored_with = |secret: &str| {
+        fs::remove_file(other.path().join("keyguard.redb")).unwrap();
+        let file = ["--json", "restore", backup.to_str().unwrap()];
+        let output = run(
+            other.path(),
+            &[&["--secret-file", secret], &file[..]].concat(),
+        );
+        assert_eq!(output.status.code(), Some(0));
+        let reply: Value = serde_json::from_slice(&output.stdout).unwrap();
+        reply["secret"].clone()
+    };
+    assert_eq!(restored_with("keyguard.redb.secret"), "wrong");
+    let right = dir.path().join("keyguard.redb.secret");
+    assert_eq!(restored_with(right.to_str().unwrap()), "right");
+    assert_eq!(restored_with("absent"), "unusable");
+    fs::remove_file(other.path().join("keyguard.redb")).unwrap();
+    fs::remove_file(other.path().join("keyguard.redb.secret")).unwrap();
+    let reply = done(
+        other.path(),
+        &["--json", "restore", backup.to_str().unwrap()],
+    );
+    let reply: Value = serde_json::from_str(&reply).unwrap();
+    assert_eq!(reply["secret"], "missing");
 
     let reply = done(dir.path(), &["backup", "tuesday.redb", "--json"]);
     let reply: Value = serde_json::from_str(&reply).unwrap();

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::common::program::{done, keyguard, refused, run};
 use crate::common::{IP, key, write_private};
 use keyguard::{Config, CreateKey, KeyGuard, Page, Reason};
+#[cfg(feature = "parquet")]
+use keyguard::{Method, Request};
 use tempfile::TempDir;
 
 /// Runs every line `$ keyguard …` of a transcript and returns the transcript with the new output.
@@ -935,11 +937,124 @@ fn exported_usage_has_every_request_in_both_formats() {
     );
     let error = refused(dir.path(), &["export-usage", "--to", "some.ndjson"]);
     assert!(
-        error.contains("`some.ndjson` cannot be written: it exists"),
+        error.contains("`some.ndjson` was not written: it exists"),
         "{error}"
     );
     assert!(
         fs::read_dir(dir.path()).unwrap().count() <= 4,
         "no temporary file stays"
     );
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn exported_parquet_has_the_rows_of_the_other_formats() {
+    use parquet::basic::{LogicalType, TimeUnit};
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::{Field, Row};
+    use serde_json::{Value, json};
+    use time::OffsetDateTime;
+    use time::format_description::well_known::Rfc3339;
+
+    /// The row as an object of the other format.
+    fn object(row: &Row) -> Value {
+        let columns = row.get_column_iter().map(|(name, field)| {
+            let value = match field {
+                Field::Null => Value::Null,
+                Field::Str(text) => json!(text),
+                Field::Int(number) => json!(number),
+                Field::Long(number) => json!(number),
+                Field::TimestampMillis(millis) => {
+                    let nanos = i128::from(*millis) * 1_000_000;
+                    let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap();
+                    json!(at.format(&Rfc3339).unwrap())
+                }
+                other => panic!("{name}: {other:?}"),
+            };
+            (name.clone(), value)
+        });
+        Value::Object(columns.collect())
+    }
+
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    let key = key(&kg);
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    let requests = 2_500;
+    for number in 0..requests {
+        let path = format!("/v1/{number},\"ü\"\n");
+        let request = Request::new(&headers, IP, &path).method(Method::Post);
+        let _ = kg.decide(request).map(|grant| grant.finish(201));
+    }
+    kg.admin().suspend_key(key.key.id).unwrap();
+    kg.check(&headers, IP, "/late").unwrap_err();
+    drop(kg);
+    for name in ["all.parquet", "all.ndjson", "none.parquet"] {
+        let status = if name == "none.parquet" { "599" } else { "" };
+        let arguments = ["export-usage", "--json", "--to", name, "--status", status];
+        let used = if status.is_empty() { 4 } else { 6 };
+        let reply: Value = serde_json::from_str(&done(dir.path(), &arguments[..used])).unwrap();
+        let expected = if status.is_empty() { requests + 1 } else { 0 };
+        assert_eq!(reply["requests"], expected, "{name}");
+    }
+    let reader = |name: &str| {
+        let file = fs::File::open(dir.path().join(name)).unwrap();
+        SerializedFileReader::new(file).unwrap()
+    };
+    let rows: Vec<Value> = reader("all.parquet")
+        .get_row_iter(None)
+        .unwrap()
+        .map(|row| object(&row.unwrap()))
+        .collect();
+    let lines = fs::read_to_string(dir.path().join("all.ndjson")).unwrap();
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let objects: Vec<Value> = lines
+        .map(|mut object: Value| {
+            // Both notations of a time have the fraction only if there is one.
+            let at = OffsetDateTime::parse(object["at"].as_str().unwrap(), &Rfc3339).unwrap();
+            object["at"] = json!(at.format(&Rfc3339).unwrap());
+            object
+        })
+        .collect();
+    assert_eq!(rows, objects);
+    assert_eq!(rows.last().unwrap()["refused"], "suspended_key");
+
+    let none = reader("none.parquet");
+    assert_eq!(none.get_row_iter(None).unwrap().count(), 0);
+    let columns = none.metadata().file_metadata().schema_descr().columns();
+    let names: Vec<_> = columns.iter().map(|column| column.name()).collect();
+    let expected = "at key_id method path ip status latency_us refused";
+    assert_eq!(names.join(" "), expected);
+    assert_eq!(
+        columns[0].logical_type_ref(),
+        Some(&LogicalType::timestamp(true, TimeUnit::MILLIS))
+    );
+    for name in ["all.parquet", "away/all.parquet"] {
+        let error = refused(dir.path(), &["export-usage", "--to", name]);
+        assert!(
+            error.contains(&format!("`{name}` was not written: ")),
+            "{error}"
+        );
+    }
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn parquet_without_its_feature_is_refused() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    for arguments in [
+        &["export-usage", "--to", "x.parquet"][..],
+        &["export-usage", "--to", "-", "--format", "parquet"],
+    ] {
+        let error = refused(dir.path(), arguments);
+        assert!(
+            error.contains("it lacks the cargo feature `parquet`"),
+            "{error}"
+        );
+        assert!(error.contains("--features cli,parquet"), "{error}");
+    }
+    assert!(!dir.path().join("x.parquet").exists());
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use base64::Engine;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::common::program::{done, keyguard, refused};
 use crate::common::server::{HttpResponse, Server, check, get, request};
-use crate::common::{HOUR, NOON, wait_until};
+use crate::common::{HOUR, NOON, wait_until, write_private};
 use crate::server::{ADMIN_KEY, serve};
 
 /// The form of a key, with another checksum.
@@ -44,7 +45,7 @@ impl Reporter {
             })
         });
         let keys = json!({ "public_keys": keys.collect::<Vec<_>>() });
-        fs::write(dir.join("leak-keys.json"), keys.to_string()).unwrap();
+        write_private(&dir.join("leak-keys.json"), &keys.to_string());
     }
 
     fn signature(&self, body: &str) -> String {
@@ -384,6 +385,38 @@ fn sighup_reads_the_keys_of_the_reporters_again() {
     assert_eq!(status(&old), 401);
 }
 
+/// Who can change the file can revoke keys.
+#[test]
+fn keys_of_reporters_that_other_users_can_change_are_refused() {
+    let dir = TempDir::new().unwrap();
+    keys(dir.path(), &[]);
+    let [old, new] = ["old", "new"].map(Reporter::new);
+    Reporter::list(dir.path(), &[&old]);
+    let file = dir.path().join("leak-keys.json");
+    let set_mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    for mode in [0o664, 0o646] {
+        set_mode(mode);
+        let error = refused(dir.path(), &["serve", "--leak-keys", "leak-keys.json"]);
+        let expected = format!(
+            "--leak-keys: `leak-keys.json`: other users may change it (mode {mode:o}); run `chmod go-w \
+             leak-keys.json`"
+        );
+        assert!(error.contains(&expected), "{error}");
+    }
+    set_mode(0o644);
+    let server = serve(dir.path(), &["--leak-keys", "leak-keys.json"]);
+    let status = |reporter: &Reporter| reporter.send(&server, "[]").status;
+    assert_eq!(status(&old), 200);
+    Reporter::list(dir.path(), &[&new]);
+    set_mode(0o666);
+    kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+    wait_until(|| {
+        let mut warnings = warnings(&server).into_iter();
+        warnings.any(|text| text.contains("other users may change it (mode 666)"))
+    });
+    assert_eq!((status(&old), status(&new)), (200, 401));
+}
+
 #[test]
 fn the_endpoint_is_there_only_for_reporters_of_a_file() {
     let dir = TempDir::new().unwrap();
@@ -420,7 +453,7 @@ fn the_endpoint_is_there_only_for_reporters_of_a_file() {
     let error = |arguments: &[&str]| refused(dir.path(), &[&["serve"][..], arguments].concat());
     let absent = error(&["--leak-keys", "absent.json"]);
     assert!(absent.contains("--leak-keys: `absent.json`: "), "{absent}");
-    fs::write(dir.path().join("leak-keys.json"), "{\"public_keys\":[]}").unwrap();
+    write_private(&dir.path().join("leak-keys.json"), "{\"public_keys\":[]}");
     let empty = error(&["--leak-keys", "leak-keys.json"]);
     assert!(empty.contains("`public_keys` is empty"), "{empty}");
     let alone = keyguard(dir.path(), &["serve", "--on-leak", "warn"])

@@ -31,7 +31,7 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     require_file(&opts.file)?;
     let to = std::path::absolute(&opts.file).map_err(|error| CliError::UsageFile {
         file: opts.file.clone(),
-        problem: error.to_string(),
+        source: error,
     })?;
     let db = cli.db.as_path();
     let copied = with_progress(
@@ -47,5 +47,5 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         ("secret", "not included: keep a copy elsewhere".to_owned()),
         ("restore", restore),
     ];
-    report(cli, "Backup written", &opts.file, &copied, &notes)
+    report(cli, "Backup written", &opts.file, &copied, &notes, &[])
 }

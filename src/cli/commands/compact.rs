@@ -12,5 +12,5 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
     let before = std::fs::metadata(&cli.db).map_or(0, |file| file.len());
     let copied = with_progress(|progress| compact(&cli.db, progress), || None)?;
     let notes = [("before", before.to_string())];
-    report(cli, "Compacted", &cli.db, &copied, &notes)
+    report(cli, "Compacted", &cli.db, &copied, &notes, &[])
 }

@@ -53,17 +53,27 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         "put that of the backup in {}",
         secret_path(&cli.db).display()
     );
-    match find_secret(cli) {
-        Ok(FoundSecret::Right) => {}
-        Ok(FoundSecret::None) => notes.push(("secret", secret)),
-        Ok(FoundSecret::Wrong) => cli.warn(&format!(
-            "the secret is not that of the backup, so that the file cannot be used: {secret}"
-        )),
+    let found = match find_secret(cli) {
+        Ok(FoundSecret::Right) => "right",
+        Ok(FoundSecret::None) => {
+            notes.push(("secret", secret));
+            "missing"
+        }
+        Ok(FoundSecret::Wrong) => {
+            cli.warn(&format!(
+                "the secret is not that of the backup, so that the file cannot be used: {secret}"
+            ));
+            "wrong"
+        }
         // The file is restored nevertheless.
-        Err(error) => cli.warn(&error.message(cli)),
-    }
+        Err(error) => {
+            cli.warn(&error.message(cli));
+            "unusable"
+        }
+    };
     notes.push(("next", format!("{} audit", cli.program())));
-    report(cli, "Restored", &cli.db, &copied, &notes)
+    let fields = [("secret", found)];
+    report(cli, "Restored", &cli.db, &copied, &notes, &fields)
 }
 
 /// The secret for the restored file.

@@ -10,7 +10,7 @@
 
 mod reporters;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -41,7 +41,8 @@ const ACTOR: &str = "leak report";
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LeakSettings {
     /// Accept reports of leaked keys at `POST /v1/leaks`, signed with a public key in this file: the JSON of
-    /// https://api.github.com/meta/public_keys/secret_scanning. SIGHUP reads it again
+    /// https://api.github.com/meta/public_keys/secret_scanning. Other users must not be able to change the file.
+    /// SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     leak_keys: Option<PathBuf>,
     /// What to do about a leaked key: revoke it (revoke), or only warn of it (warn)
@@ -64,12 +65,18 @@ fn on_leak(text: &str) -> Result<OnLeak, String> {
 }
 
 impl LeakSettings {
-    /// Reads the keys of the reporters, if reports shall be accepted.
-    pub(super) fn open(&self, guard: &KeyGuard) -> Result<Option<Arc<LeakReports>>, ServeError> {
+    /// Reads the keys of the reporters, if reports shall be accepted. `data` is the data file or the URL of a
+    /// database.
+    pub(super) fn open(
+        &self,
+        guard: &KeyGuard,
+        data: &Path,
+    ) -> Result<Option<Arc<LeakReports>>, ServeError> {
         let Some(file) = &self.leak_keys else {
             return Ok(None);
         };
-        let reporters = Reporters::read(file.clone()).map_err(ServeError::LeakKeys)?;
+        let reporters = Reporters::read(file.clone(), data.into());
+        let reporters = reporters.map_err(ServeError::LeakKeys)?;
         Ok(Some(Arc::new(LeakReports {
             guard: guard.clone(),
             reporters,

@@ -1,6 +1,10 @@
 //! The public keys of reporters.
 
 use std::fs;
+#[cfg(unix)]
+use std::fs::{File, Metadata};
+#[cfg(unix)]
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use arc_swap::ArcSwap;
@@ -12,25 +16,31 @@ use serde::Deserialize;
 use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
+#[cfg(unix)]
+use crate::sys::ownership::{alterability, owner_of};
+
 pub(super) const SIGNATURE: &str = "Github-Public-Key-Signature";
 const IDENTIFIER: &str = "Github-Public-Key-Identifier";
 
 /// The public keys in a file.
 pub(super) struct Reporters {
     file: PathBuf,
+    /// The data file, whose owner may be that of the file, or the URL of a database.
+    data: PathBuf,
     keys: ArcSwap<PublicKeys>,
 }
 
 impl Reporters {
     /// Reads the file; the error names it.
-    pub(super) fn read(file: PathBuf) -> Result<Self, String> {
-        let keys = ArcSwap::from_pointee(PublicKeys::read(&file)?);
-        Ok(Self { file, keys })
+    pub(super) fn read(file: PathBuf, data: PathBuf) -> Result<Self, String> {
+        let keys = ArcSwap::from_pointee(PublicKeys::read(&file, &data)?);
+        Ok(Self { file, data, keys })
     }
 
     /// Reads the file again. An invalid one changes nothing.
     pub(super) fn reload(&self) -> Result<(), String> {
-        self.keys.store(PublicKeys::read(&self.file)?.into());
+        let keys = PublicKeys::read(&self.file, &self.data)?;
+        self.keys.store(keys.into());
         Ok(())
     }
 
@@ -93,9 +103,8 @@ struct KeyInFile {
 }
 
 impl PublicKeys {
-    fn read(file: &Path) -> Result<Self, String> {
-        let text = fs::read(file).map_err(|error| error.to_string());
-        let keys = text.and_then(|text| Self::parse(&text));
+    fn read(file: &Path, data: &Path) -> Result<Self, String> {
+        let keys = read_public(file, data).and_then(|text| Self::parse(&text));
         keys.map_err(|problem| format!("`{}`: {problem}", file.display()))
     }
 
@@ -118,6 +127,31 @@ impl PublicKeys {
         let mut keys = std::iter::once(&self.first).chain(&self.others);
         keys.find(|key| key.identifier.as_bytes() == identifier)
     }
+}
+
+/// Reads a file that everybody may read, and that only this user, root and the owner of the data file may change.
+#[cfg(unix)]
+fn read_public(path: &Path, data: &Path) -> Result<Vec<u8>, String> {
+    let failed = |error: io::Error| error.to_string();
+    let owner = owner_of(data);
+    let verify = |found: &Metadata| match alterability(path, found, owner) {
+        Some(exposure) => Err(format!("{}; run `{}`", exposure.problem, exposure.command)),
+        None => Ok(()),
+    };
+    let link = fs::symlink_metadata(path).map_err(failed)?;
+    if link.is_symlink() {
+        verify(&link)?;
+    }
+    let mut file = File::open(path).map_err(failed)?;
+    verify(&file.metadata().map_err(failed)?)?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+#[cfg(not(unix))]
+fn read_public(path: &Path, _: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| error.to_string())
 }
 
 impl TryFrom<KeyInFile> for PublicKey {
@@ -182,6 +216,7 @@ mod tests {
     fn reporters(keys: &[(&str, &str)]) -> Reporters {
         Reporters {
             file: PathBuf::new(),
+            data: PathBuf::new(),
             keys: ArcSwap::from_pointee(PublicKeys::parse(&file(keys)).unwrap()),
         }
     }

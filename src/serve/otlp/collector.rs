@@ -6,53 +6,76 @@ use std::str::FromStr;
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use http_body_util::Full;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::input::InvalidInput;
 use crate::serve::http_client;
 
-/// The address of a collector without TLS: one on the same machine, or in a network that is trusted.
+/// The address of a collector.
 #[derive(Clone, Debug)]
-pub(super) struct Collector {
+pub(super) struct Endpoint {
     host: String,
     port: u16,
+    pub(super) is_encrypted: bool,
     /// For the field `Host`.
     authority: String,
     path: String,
 }
 
-impl FromStr for Collector {
+impl FromStr for Endpoint {
     type Err = InvalidInput;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || {
-            let expected = "expected the address of a collector, such as `http://127.0.0.1:4318`, with a port from 1 \
-                            to 65535";
+            let expected = "expected the address of a collector, such as `http://127.0.0.1:4318` or \
+                            `https://otel.example.com`, with a port from 1 to 65535, if any";
             InvalidInput::new("otlp_endpoint", expected)
         };
         let uri: Uri = text.parse().map_err(|_| invalid())?;
-        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
-        let authority = authority.ok_or_else(invalid)?;
+        let (is_encrypted, port) = match uri.scheme_str() {
+            Some("https") => (true, 443),
+            Some("http") => (false, 80),
+            _ => return Err(invalid()),
+        };
+        let authority = uri.authority().ok_or_else(invalid)?;
         if authority.as_str().contains('@') || uri.query().is_some() {
             return Err(invalid());
         }
         Ok(Self {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: http_client::port_of(authority, 80).ok_or_else(invalid)?,
+            port: http_client::port_of(authority, port).ok_or_else(invalid)?,
+            is_encrypted,
             authority: authority.to_string(),
             path: format!("{}/v1/traces", uri.path().trim_end_matches('/')),
         })
     }
 }
 
+/// A collector.
+pub(super) struct Collector {
+    pub(super) endpoint: Endpoint,
+    /// `None` without TLS.
+    pub(super) tls: Option<TlsConnector>,
+}
+
 impl Collector {
     pub(super) async fn send(&self, body: String) -> io::Result<()> {
-        let request = Request::post(&self.path)
-            .header(header::HOST, &self.authority)
+        let Endpoint { host, port, .. } = &self.endpoint;
+        let request = Request::post(&self.endpoint.path)
+            .header(header::HOST, &self.endpoint.authority)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(io::Error::other)?;
-        let stream = http_client::connect((self.host.as_str(), self.port)).await?;
-        let status = http_client::send(stream, request).await?.status;
+        let stream = http_client::connect((host.as_str(), *port)).await?;
+        let head = match &self.tls {
+            None => http_client::send(stream, request).await?,
+            Some(tls) => {
+                let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+                http_client::send(tls.connect(name, stream).await?, request).await?
+            }
+        };
+        let status = head.status;
         match status.is_success() {
             true => Ok(()),
             false => Err(io::Error::other(format!(
@@ -68,30 +91,41 @@ mod tests {
 
     #[test]
     fn addresses_are_those_of_http() {
-        let collector = |text: &str| text.parse::<Collector>().ok();
-        let paths = |text: &str| {
-            let collector = collector(text).unwrap();
-            (collector.host, collector.port, collector.path)
+        let endpoint = |text: &str| text.parse::<Endpoint>().ok();
+        let parts = |text: &str| {
+            let endpoint = endpoint(text).unwrap();
+            let Endpoint { host, port, .. } = endpoint;
+            (endpoint.is_encrypted, host, port, endpoint.path)
         };
-        let expected = |host: &str, port, path: &str| (host.to_owned(), port, path.to_owned());
+        let expected = |is_encrypted, host: &str, port, path: &str| {
+            (is_encrypted, host.to_owned(), port, path.to_owned())
+        };
         assert_eq!(
-            paths("http://127.0.0.1:4318"),
-            expected("127.0.0.1", 4_318, "/v1/traces")
+            parts("http://127.0.0.1:4318"),
+            expected(false, "127.0.0.1", 4_318, "/v1/traces")
         );
         assert_eq!(
-            paths("http://[::1]:4318/otel/"),
-            expected("::1", 4_318, "/otel/v1/traces")
+            parts("http://[::1]:4318/otel/"),
+            expected(false, "::1", 4_318, "/otel/v1/traces")
+        );
+        assert_eq!(
+            parts("https://otel.example.com/"),
+            expected(true, "otel.example.com", 443, "/v1/traces")
+        );
+        assert_eq!(
+            parts("http://collector"),
+            expected(false, "collector", 80, "/v1/traces")
         );
         for invalid in [
             "",
             "127.0.0.1:4318",
-            "https://collector:4318",
+            "grpc://collector:4318",
             "http://user:password@collector",
             "http://collector/?a=b",
             "http://collector:99999",
             "http://collector:",
         ] {
-            assert!(collector(invalid).is_none(), "{invalid}");
+            assert!(endpoint(invalid).is_none(), "{invalid}");
         }
     }
 }

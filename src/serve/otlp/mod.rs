@@ -8,55 +8,95 @@ mod exporter;
 mod span;
 mod trace_context;
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use clap::Args;
 use http::{HeaderMap, Response};
 use http_body_util::Full;
 use tokio::sync::mpsc;
 
-use self::collector::Collector;
+use self::collector::{Collector, Endpoint};
 pub(super) use self::exporter::Exporter;
 pub(super) use self::span::Span;
 use self::trace_context::TraceContext;
+use super::error::ServeError;
+use super::tls_client;
 use crate::guard::Guard;
 use crate::model::Reason;
 
 /// The largest number of spans that wait to be exported; further ones are dropped.
 const CAPACITY: usize = 4_096;
 
+/// The variables of OpenTelemetry. One that cannot be used is only a warning, because it may be meant for all
+/// programs of a machine.
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const CA: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct OtlpOpts {
     /// The address of an OpenTelemetry collector, such as http://127.0.0.1:4318, which gets spans of the
     /// decisions about requests with a sampled `traceparent`. Default: that of OTEL_EXPORTER_OTLP_ENDPOINT
     #[arg(long, value_name = "URL")]
-    otlp_endpoint: Option<Collector>,
+    otlp_endpoint: Option<Endpoint>,
+    /// Trust these certificate authorities, as PEM, instead of the public ones, if the address of the collector
+    /// begins with `https`. Default: those of OTEL_EXPORTER_OTLP_CERTIFICATE
+    #[arg(long, value_name = "FILE")]
+    otlp_ca: Option<PathBuf>,
 }
 
 impl OtlpOpts {
     /// Starts to export. Must be called in the runtime.
-    pub(super) fn start(&self, guard: &Guard) -> (Tracer, Exporter) {
-        let collector = self.otlp_endpoint.clone();
-        let Some(collector) = collector.or_else(|| of_environment(guard)) else {
-            return (Tracer(None), Exporter::idle());
+    pub(super) fn start(&self, guard: &Guard) -> Result<(Tracer, Exporter), ServeError> {
+        let Some(collector) = self.collector(guard)? else {
+            return Ok((Tracer(None), Exporter::idle()));
         };
         let (sender, spans) = mpsc::channel(CAPACITY);
         let exporter = Exporter::spawn(collector, spans, guard.log().clone());
-        (Tracer(Some(sender)), exporter)
+        Ok((Tracer(Some(sender)), exporter))
+    }
+
+    fn collector(&self, guard: &Guard) -> Result<Option<Collector>, ServeError> {
+        let given = match &self.otlp_ca {
+            Some(file) => Some(tls_client::connector("--otlp-ca", Some(file))?),
+            None => None,
+        };
+        let unusable = |problem: String| {
+            let warning = format!("no spans are exported: {problem}");
+            guard.warnings().add(&warning);
+        };
+        let endpoint = match (&self.otlp_endpoint, of_environment(ENDPOINT)) {
+            (Some(endpoint), _) => endpoint.clone(),
+            (None, None) => return Ok(None),
+            (None, Some(address)) => match address.to_string_lossy().parse() {
+                Ok(endpoint) => endpoint,
+                Err(error) => {
+                    unusable(format!("{ENDPOINT} cannot be used: {error}"));
+                    return Ok(None);
+                }
+            },
+        };
+        if !endpoint.is_encrypted {
+            let tls = None;
+            return Ok(Some(Collector { endpoint, tls }));
+        }
+        let ca = of_environment(CA).map(PathBuf::from);
+        let tls = match given {
+            Some(tls) => Ok(tls),
+            None => tls_client::connector(CA, ca.as_deref()),
+        };
+        let tls = tls.inspect_err(|error| unusable(error.to_string())).ok();
+        Ok(tls.map(|tls| Collector {
+            endpoint,
+            tls: Some(tls),
+        }))
     }
 }
 
-/// Returns the collector that the environment names. One that cannot be used is only a warning, because the
-/// variable may be meant for all programs of a machine.
-fn of_environment(guard: &Guard) -> Option<Collector> {
-    const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    let address = std::env::var(NAME).ok().filter(|text| !text.is_empty())?;
-    let collector = address.parse();
-    collector
-        .inspect_err(|error| {
-            let warning = format!("no spans are exported: {NAME} cannot be used: {error}");
-            guard.warnings().add(&warning);
-        })
-        .ok()
+/// Returns the value of a variable that is set and not empty.
+fn of_environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Makes spans, if there is a collector.

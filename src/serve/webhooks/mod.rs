@@ -17,10 +17,6 @@ use clap::Args;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use self::receiver::Receiver;
 use self::signature::SigningSecrets;
@@ -28,6 +24,7 @@ pub(super) use self::status::WebhookStatus;
 use self::url::WebhookUrl;
 use self::worker::Worker;
 use super::error::ServeError;
+use super::tls_client;
 use crate::guard::{read_secret, webhook_secret_path, write_secret};
 use crate::keyguard::KeyGuard;
 use crate::model::Secret;
@@ -87,7 +84,7 @@ impl WebhookSettings {
             urls,
             new_secret,
             secrets: self.secrets(file)?,
-            tls: self.tls()?,
+            tls: tls_client::connector("--webhook-ca", self.webhook_ca.as_deref())?,
             allow_private: self.webhook_allow_private,
         }))
     }
@@ -105,25 +102,6 @@ impl WebhookSettings {
         SigningSecrets::parse(&secret)
             .map_err(|expected| ServeError::InvalidWebhookSecret { path, expected })
     }
-
-    fn tls(&self) -> Result<TlsConnector, ServeError> {
-        let mut roots = RootCertStore::empty();
-        match &self.webhook_ca {
-            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Some(file) => {
-                add_certificates(&mut roots, file).map_err(|problem| ServeError::WebhookCa {
-                    file: file.clone(),
-                    problem,
-                })?;
-            }
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| ServeError::Tls(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(TlsConnector::from(Arc::new(config)))
-    }
 }
 
 fn found_or_created(path: &Path, data: &Path) -> Result<Secret, OpenError> {
@@ -134,18 +112,6 @@ fn found_or_created(path: &Path, data: &Path) -> Result<Secret, OpenError> {
             write_secret(path, data, SigningSecrets::generate())
         }
         read => read,
-    }
-}
-
-fn add_certificates(roots: &mut RootCertStore, file: &Path) -> Result<(), String> {
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    match roots.is_empty() {
-        true => Err("it contains no certificate".to_owned()),
-        false => Ok(()),
     }
 }
 

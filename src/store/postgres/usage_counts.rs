@@ -211,11 +211,15 @@ impl Statement {
             _ => "NULL::text",
         };
         let number = number(query.by, "created_at");
+        // Then an index has all that is read.
+        let errors = match query.filter.refused || query.filter.reason.is_some() {
+            true => "count(*)",
+            false => "count(*) FILTER (WHERE refused IS NOT NULL OR status_code >= 400)",
+        };
         let conditions = self.conditions(query, range);
         format!(
-            "SELECT {text} AS text, {number} AS number, 1::bigint AS requests, \
-             (refused IS NOT NULL OR status_code >= 400)::int::bigint AS errors \
-             FROM usage_logs WHERE {conditions}"
+            "SELECT {text} AS text, {number} AS number, count(*) AS requests, {errors} AS errors \
+             FROM usage_logs WHERE {conditions} GROUP BY 1, 2"
         )
     }
 
@@ -275,15 +279,20 @@ impl Statement {
             };
         }
         if let Some(ips) = &filter.ips {
-            let is_net = |text: &String| text != "local";
-            let nets: Vec<_> = ips.texts().into_iter().filter(is_net).collect();
-            let local = self.param(nets.len() < ips.len());
-            let nets = self.param(nets);
-            // Not every text is an `inet`.
-            conditions += &format!(
-                " AND CASE ip WHEN 'local' THEN {local} \
-                 ELSE ip::inet <<= ANY ({nets}::text[]::inet[]) END"
-            );
+            // `local` is stored as such.
+            let (nets, addresses): (Vec<_>, Vec<_>) =
+                ips.texts().into_iter().partition(|text| text.contains('/'));
+            let has_nets = !nets.is_empty();
+            let addresses = self.param(addresses);
+            let nets = has_nets.then(|| self.param(nets));
+            // Comparing texts takes half as long as parsing them. Not every text is an `inet`.
+            conditions += &match nets {
+                None => format!(" AND ip = ANY ({addresses})"),
+                Some(nets) => format!(
+                    " AND (ip = ANY ({addresses}) OR CASE ip WHEN 'local' THEN false \
+                     ELSE ip::inet <<= ANY ({nets}::text[]::inet[]) END)"
+                ),
+            };
         }
         conditions
     }

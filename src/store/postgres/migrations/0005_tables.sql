@@ -53,6 +53,11 @@ CREATE TABLE usage_logs (
 
 ALTER SEQUENCE usage_logs_id_seq OWNED BY usage_logs.id;
 CREATE INDEX usage_logs_key ON usage_logs (key_id, created_at);
+-- Rows are stored nearly in the order of their times, so that the pages of an hour are found by an index of 80 KB
+-- for 10 million rows.
+CREATE INDEX usage_logs_at ON usage_logs USING brin (created_at) WITH (autosummarize = on);
+CREATE INDEX usage_logs_refused ON usage_logs (key_id, created_at) INCLUDE (refused)
+    WHERE refused IS NOT NULL;
 CREATE TABLE usage_logs_default PARTITION OF usage_logs DEFAULT;
 
 -- One row. Every administrative change locks it, so that changes commit in the order of their

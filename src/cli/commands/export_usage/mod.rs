@@ -1,30 +1,35 @@
 //! `export-usage`
 
-use std::io::{self, BufWriter, Write};
+#[cfg_attr(not(feature = "parquet"), path = "no_parquet.rs")]
+mod parquet;
+mod text;
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use self::parquet::Parquet;
+use self::text::{Csv, Ndjson};
 use crate::admin::command::{GetUsage, ListRequests, RequestFilter, Rows};
 use crate::cli::args::{RequestFilterArgs, TimeRangeArgs};
 use crate::cli::connection::GuardConnection;
-use crate::cli::csv;
 use crate::cli::format::count;
 use crate::cli::render::Panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
-use crate::input::text::escaped_json;
 use crate::model::{Usage, UsageGroup};
 use crate::sys::AtomicFile;
 
 const EXAMPLES: &str = "Examples:
   keyguard export-usage --to november.csv --since 2026-11-01T00:00:00Z
   keyguard export-usage --to refused.ndjson --refused --since 24h
+  keyguard export-usage --to november.parquet
   keyguard export-usage --to - --key 7 | gzip > key7.csv.gz
 
-Requests with known keys are exported, as long as they are kept. Other tools convert the file to Parquet:
-  duckdb -c \"COPY (FROM 'november.csv') TO 'november.parquet'\"";
+Requests with known keys are exported, as long as they are kept.";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -32,7 +37,7 @@ pub(crate) struct Opts {
     /// The file to create; `-` for standard output
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
-    /// The format [default: ndjson for a file with this extension, else csv]
+    /// The format [default: that of the file's extension, else csv]
     #[arg(long)]
     format: Option<Format>,
     #[command(flatten)]
@@ -47,24 +52,32 @@ enum Format {
     Csv,
     /// A JSON object per line
     Ndjson,
+    /// Apache Parquet, with the cargo feature `parquet`
+    Parquet,
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
+    let format = opts.format.unwrap_or_else(|| Format::of(&opts.to));
+    if format == Format::Parquet && !parquet::IS_COMPILED {
+        return Err(CliError::NoParquet);
+    }
     let mut export = Export {
-        format: opts.format.unwrap_or_else(|| Format::of(&opts.to)),
+        format,
         connection: cli.connect()?,
         times: opts.times,
         filter: opts.filter.into(),
     };
     if opts.to == Path::new("-") {
-        export.write(&mut io::stdout().lock(), CliError::Output)?;
+        export.write(&mut io::stdout(), CliError::Output)?;
         return Ok(Exit::Done);
     }
     let not_written = |error: io::Error| CliError::UsageFile {
         file: opts.to.clone(),
-        problem: match error.kind() {
-            io::ErrorKind::AlreadyExists => "it exists; give another path".to_owned(),
-            _ => error.to_string(),
+        source: match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                io::Error::new(error.kind(), "it exists; give another path")
+            }
+            _ => error,
         },
     };
     if opts.to.exists() {
@@ -86,43 +99,29 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
 
 impl Format {
     fn of(file: &Path) -> Self {
-        match file.extension().is_some_and(|name| name == "ndjson") {
-            true => Self::Ndjson,
-            false => Self::Csv,
+        match file.extension().and_then(OsStr::to_str) {
+            Some("ndjson") => Self::Ndjson,
+            Some("parquet") => Self::Parquet,
+            _ => Self::Csv,
         }
     }
 
-    fn header(self) -> String {
-        match self {
-            Self::Csv => csv::line([
-                "at",
-                "key_id",
-                "method",
-                "path",
-                "ip",
-                "status",
-                "latency_us",
-                "refused",
-            ]),
-            Self::Ndjson => String::new(),
-        }
-    }
-
-    fn line(self, usage: &Usage) -> Result<String, CliError> {
+    /// Returns a writer of rows.
+    fn begin<'a>(self, out: &'a mut (dyn Write + Send)) -> io::Result<Box<dyn RowWriter + 'a>> {
         Ok(match self {
-            Self::Csv => csv::line([
-                usage.at.to_string().as_str(),
-                &usage.key_id.map_or(String::new(), |key| key.to_string()),
-                usage.method.as_str(),
-                &usage.path,
-                &usage.ip.to_string(),
-                &usage.status.to_string(),
-                &usage.latency.as_micros().to_string(),
-                usage.refused.map_or("", |reason| reason.as_str()),
-            ]),
-            Self::Ndjson => escaped_json(&serde_json::to_string(usage)?).into_owned() + "\n",
+            Self::Csv => Box::new(Csv::new(out)?),
+            Self::Ndjson => Box::new(Ndjson::new(out)),
+            Self::Parquet => Box::new(Parquet::new(out)?),
         })
     }
+}
+
+/// Writes requests in one format.
+trait RowWriter {
+    fn add(&mut self, usage: Usage) -> io::Result<()>;
+
+    /// Writes what is buffered, and the end of the format.
+    fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
 /// An export.
@@ -137,31 +136,28 @@ impl Export {
     /// Writes all requests with a progress bar; returns their number.
     fn write(
         &mut self,
-        out: &mut dyn Write,
+        out: &mut (dyn Write + Send),
         not_written: impl Fn(io::Error) -> CliError,
     ) -> Result<u64, CliError> {
         let bar = ProgressBar::new(self.total()?);
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len}  {eta}") {
             bar.set_style(style);
         }
-        let mut out = BufWriter::new(out);
-        let header = self.format.header();
-        out.write_all(header.as_bytes()).map_err(&not_written)?;
+        let mut rows = self.format.begin(out).map_err(&not_written)?;
         let (mut written, mut from) = (0, 0);
         loop {
             let page = self.connection.execute(self.page_from(from))?;
-            for usage in &page.requests {
-                let line = self.format.line(usage)?;
-                out.write_all(line.as_bytes()).map_err(&not_written)?;
-            }
             written += page.requests.len() as u64;
+            for usage in page.requests {
+                rows.add(usage).map_err(&not_written)?;
+            }
             bar.set_position(written);
             match page.next {
                 Some(next) => from = next,
                 None => break,
             }
         }
-        out.flush().map_err(not_written)?;
+        rows.finish().map_err(not_written)?;
         bar.finish_and_clear();
         Ok(written)
     }
