@@ -207,7 +207,7 @@ impl ActiveLocks {
         self.locks.expire(now);
     }
 
-    /// To be held from [`ActiveLocks::take_changes`] until the changes are stored.
+    /// To be held from [`ActiveLocks::take_changes`] or [`ActiveLocks::refresh`] until the changes are stored.
     pub(super) fn storing(&self) -> MutexGuard<'_, ()> {
         self.storing.lock()
     }
@@ -216,8 +216,8 @@ impl ActiveLocks {
         self.locks.take_changes()
     }
 
-    pub(super) fn return_changes(&self, changes: Vec<LockChange>) {
-        self.locks.return_changes(changes);
+    pub(super) fn refresh(&self, changes: &mut [LockChange]) {
+        self.locks.refresh(changes);
     }
 
     /// The number of locks that did not fit into the table since the guard was opened.

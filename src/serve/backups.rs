@@ -1,13 +1,15 @@
 //! Backups of the data file at regular times.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::error::ServeError;
@@ -43,7 +45,7 @@ pub(crate) struct BackupSettings {
 
 impl BackupSettings {
     /// Returns the backups of the data file of a guard, if there shall be any. Fails if the directory cannot be
-    /// read.
+    /// read, or another process writes backups of the data file or of a copy of it there.
     pub(super) fn of(&self, file: &Path, guard: &KeyGuard) -> Result<Option<Backups>, ServeError> {
         let Some(dir) = &self.backup_dir else {
             return Ok(None);
@@ -60,11 +62,17 @@ impl BackupSettings {
             id: format!("{:08x}", id.ok_or(ServeError::NoDataFile)?),
             every: self.backup_every,
             keep: self.keep.get(),
+            lock: Arc::default(),
         };
         let dir = dir.clone();
-        let found = backups.list();
-        found.map_err(|source| ServeError::BackupDir { dir, source })?;
-        Ok(Some(backups))
+        if let Err(source) = backups.list() {
+            return Err(ServeError::BackupDir { dir, source });
+        }
+        match backups.lock() {
+            Ok(false) => Err(ServeError::BackupDirInUse { dir }),
+            // An error is reported with the first backup, which is tried again.
+            Ok(true) | Err(_) => Ok(Some(backups)),
+        }
     }
 }
 
@@ -78,9 +86,30 @@ pub(crate) struct Backups {
     id: String,
     every: Duration,
     keep: usize,
+    /// The locked file of this data file and its copies in the directory.
+    lock: Arc<Mutex<Option<File>>>,
 }
 
 impl Backups {
+    /// Locks the directory against servers of copies of the data file, which have the same id and would delete these
+    /// backups, until this process ends. Returns false if one of them has locked it.
+    fn lock(&self) -> io::Result<bool> {
+        let mut lock = self.lock.lock();
+        if lock.is_none() {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let file = options.open(self.dir.join(format!(".keyguard-{}.lock", self.id)))?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => return Ok(false),
+                // There are file systems without locks.
+                Ok(()) | Err(TryLockError::Error(_)) => *lock = Some(file),
+            }
+        }
+        Ok(true)
+    }
+
     /// Writes backups until `end` changes.
     pub(super) async fn run(self, guard: KeyGuard, mut end: watch::Receiver<()>) {
         let mut pause = Duration::ZERO;
@@ -150,6 +179,11 @@ impl Backups {
         };
         // Otherwise each try would write a backup that is not found again.
         self.list().map_err(|error| failed(&error.to_string()))?;
+        let is_locked = self.lock().map_err(|error| failed(&error.to_string()))?;
+        if !is_locked {
+            let dir = self.dir.clone();
+            return Err(failed(&ServeError::BackupDirInUse { dir }.to_string()));
+        }
         let backup = guard.admin().backup(self.dir.join(self.name(now)));
         backup.map_err(|error| match error {
             // Its path has the time of this try; a problem that stays is one warning.
@@ -247,7 +281,28 @@ mod tests {
             id: "1f3a9c02".into(),
             every: 24 * HOUR,
             keep: 3,
+            lock: Arc::default(),
         }
+    }
+
+    #[test]
+    fn one_process_at_a_time_writes_backups_of_a_data_file_and_its_copies() {
+        let (home, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let config = Config::new("a long random secret");
+        let guard = KeyGuard::open(home.path().join("keyguard.redb"), config).unwrap();
+        let [first, second] = [(); 2].map(|()| backups(dir.path()));
+        let other = Backups {
+            id: "00000001".into(),
+            ..backups(dir.path())
+        };
+        for locked in [&first, &first, &other] {
+            assert!(locked.lock().unwrap());
+        }
+        assert!(!second.lock().unwrap());
+        let error = second.write(&guard).unwrap_err();
+        assert!(error.contains("another server"), "{error}");
+        drop(first);
+        second.write(&guard).unwrap();
     }
 
     fn now() -> Timestamp {
@@ -324,7 +379,7 @@ mod tests {
         guard.inner.backup_progress().cancel();
         backups(dir.path()).write_if_due(&guard);
         assert_eq!(warnings(&guard), before);
-        assert_eq!(names_in(dir.path()), [""; 0]);
+        assert_eq!(names_in(dir.path()), [".keyguard-1f3a9c02.lock"]);
     }
 
     #[test]

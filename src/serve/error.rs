@@ -21,6 +21,12 @@ pub(crate) enum ServeError {
     WeakAdminKey,
     #[error("--backup-dir: `{}` cannot be used: {source}", dir.display())]
     BackupDir { dir: PathBuf, source: io::Error },
+    #[error(
+        "--backup-dir: another server writes backups of this data file, or of a copy of it, to `{}`, and each would \
+         delete those of the other; name another directory",
+        dir.display()
+    )]
+    BackupDirInUse { dir: PathBuf },
     #[error("--backup-dir: a database has no data file; use `pg_dump`")]
     NoDataFile,
     #[error("--leak-keys: {0}")]

@@ -1,7 +1,7 @@
 //! Ids of usage batches, by which a repeated batch is recognized.
 //!
 //! A commit may be reported as failed although it succeeds. The batch is then written again under the
-//! same id, which is stored with its totals.
+//! same id, which is stored with it.
 
 use super::UsageBatch;
 
@@ -31,7 +31,7 @@ pub(super) struct BatchIds {
 }
 
 /// The sizes that a repeated batch shares with its first attempt.
-type Shape = (usize, usize, usize, u64);
+type Shape = (usize, usize, usize, usize, u64);
 
 impl BatchIds {
     /// Fails if the system has no random numbers.
@@ -45,7 +45,7 @@ impl BatchIds {
         })
     }
 
-    /// Returns the id of a batch; the same one for a repeated batch. Returns `None` for a batch of states
+    /// Returns the id of a batch; the same one for a repeated batch. Returns `None` for a batch of balances
     /// alone, which may be written any number of times.
     pub(super) fn id(&mut self, batch: &UsageBatch) -> Option<BatchId> {
         let shape = shape(batch);
@@ -81,6 +81,7 @@ fn shape(batch: &UsageBatch) -> Shape {
         batch.events.len(),
         batch.paths.len(),
         batch.refusals.len() + batch.shadow_denied.len(),
+        batch.locks.len() + batch.webhook_events.len(),
         batch.dropped,
     )
 }

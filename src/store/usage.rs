@@ -21,7 +21,8 @@ pub(crate) struct UsageBatch {
     pub(crate) balances: Vec<(SubjectId, Vec<SavedCounter>)>,
     /// Refusals by rules in shadow mode, by the name of the rule.
     pub(crate) shadow_denied: Vec<(String, u64)>,
-    /// States of locks. A removed lock has ended.
+    /// States of locks. A removed lock has ended. A repeated batch has the same locks in their current state; they are
+    /// not written twice, because they may have been changed in between.
     pub(crate) locks: Vec<LockChange>,
     /// Events for webhooks. Those of locks are made by the store.
     pub(crate) webhook_events: Vec<WebhookEvent>,

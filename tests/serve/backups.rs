@@ -13,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// The number of files beside the backups of a data file: the one that its server locks.
+const LOCK_FILE: usize = 1;
+
 fn serve(dir: &Path, more: &[&str]) -> Server {
     let mut command = keyguard(dir, &["serve", "--listen", "127.0.0.1:0"]);
     command.args(more);
@@ -69,7 +72,7 @@ fn scheduled_backups_are_complete_and_the_oldest_are_deleted() {
     assert!(left.len() <= 3, "{left:?}");
     assert_eq!(ids(&left).len(), 1, "{left:?}");
     let all = fs::read_dir(&backups).unwrap().count();
-    assert_eq!(all, left.len(), "a temporary file is left");
+    assert_eq!(all, left.len() + LOCK_FILE, "a temporary file is left");
     let mut last = 0;
     for name in &left {
         let found = stats(dir, &backups.path().join(name));
@@ -109,6 +112,27 @@ fn data_files_of_one_name_may_share_a_directory() {
     assert_eq!(ids(&left), ids(&seen), "{left:?}");
 }
 
+/// Regression: they deleted the backups of each other.
+#[test]
+fn servers_of_two_copies_cannot_share_a_directory() {
+    let (dirs, backups) = (
+        [TempDir::new().unwrap(), TempDir::new().unwrap()],
+        TempDir::new().unwrap(),
+    );
+    let [first, second] = dirs.each_ref().map(TempDir::path);
+    data_file(first, 60);
+    for name in ["keyguard.redb", "keyguard.redb.secret"] {
+        fs::copy(first.join(name), second.join(name)).unwrap();
+    }
+    let schedule = ["--backup-dir", backups.path().to_str().unwrap()];
+    let mut server = serve(first, &schedule);
+    let error = refused(second, &[&["serve"], &schedule[..]].concat());
+    assert!(error.contains("another server writes backups"), "{error}");
+    assert!(error.contains("name another directory"), "{error}");
+    terminate(&mut server);
+    terminate(&mut serve(second, &schedule));
+}
+
 /// Stops the server when the temporary file appears, so that the signal comes before the end of the backup.
 #[test]
 fn a_stop_does_not_wait_for_a_backup() {
@@ -126,7 +150,7 @@ fn a_stop_does_not_wait_for_a_backup() {
         &["--backup-dir", backups.path().to_str().unwrap()],
     );
     let files = || fs::read_dir(&backups).unwrap().count();
-    while files() == 0 {
+    while files() <= LOCK_FILE {
         std::thread::yield_now();
     }
     let pid = Pid::from_child(&server.child);
@@ -136,7 +160,7 @@ fn a_stop_does_not_wait_for_a_backup() {
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     assert_eq!(
         files(),
-        0,
+        LOCK_FILE,
         "a backup was completed, or a temporary file is left"
     );
 }

@@ -147,7 +147,7 @@ impl EventSource {
     }
 
     /// Adds events about keys that expire soon.
-    pub(super) fn observe_expiries(&self, batch: &mut UsageBatch, now: Timestamp) {
+    pub(super) fn observe_expiries(&self, into: &mut Vec<WebhookEvent>, now: Timestamp) {
         // A failure shows in the next batch of usage, and the next round tries again.
         let keys = self.store.expiring_keys(now, EXPIRES_WITHIN, MOST_EXPIRING);
         for key in keys.unwrap_or_default() {
@@ -160,15 +160,14 @@ impl EventSource {
                 text: expiry_mark(key.id, expires_at),
                 until: expires_at,
             };
-            let event = WebhookEvent::new(EventType::KeyExpiring, now, &data, mark);
-            batch.webhook_events.push(event);
+            into.push(WebhookEvent::new(EventType::KeyExpiring, now, &data, mark));
         }
     }
 
     /// Adds an event when a fault begins. It is sent at once, and stored when the fault is over.
     pub(super) fn observe_fault(
         &mut self,
-        batch: &mut UsageBatch,
+        into: &mut Vec<WebhookEvent>,
         fault: Option<&str>,
         now: Timestamp,
     ) {
@@ -181,7 +180,7 @@ impl EventSource {
             let data = json!({ "problem": problem });
             let event = WebhookEvent::new(EventType::DiskFault, now, &data, mark);
             self.urgent.add(event.clone());
-            batch.webhook_events.push(event);
+            into.push(event);
         }
     }
 

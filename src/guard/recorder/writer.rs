@@ -17,6 +17,7 @@ use crate::guard::cached_key::GrantBackends;
 use crate::guard::policy_reloader::PolicyReloader;
 use crate::guard::warnings::{Topic, WarningKind, Warnings};
 use crate::log::Log;
+use crate::model::WebhookEvent;
 use crate::policy::path;
 use crate::store::{AuditContext, StoreError, UsageBatch, UsageStore};
 use crate::time::{CalendarCheck, Moment, Timestamp};
@@ -56,8 +57,10 @@ pub(in crate::guard) struct Writer {
 pub(in crate::guard) struct WriterState {
     /// Empty between two batches.
     parts: Vec<Part>,
-    /// Usage that is not stored yet.
+    /// Usage that is not stored yet. After a failure it stays as it was, because it may be stored nevertheless.
     batch: UsageBatch,
+    /// Events of the next batch.
+    next_events: Vec<WebhookEvent>,
     next_prune: Moment,
     /// Checked before expired usage is deleted.
     calendar: CalendarCheck,
@@ -71,6 +74,7 @@ impl WriterState {
         Self {
             parts: Vec::new(),
             batch: UsageBatch::default(),
+            next_events: Vec::new(),
             next_prune: Moment::default(),
             calendar: CalendarCheck::default(),
             decision_log: DecisionLog::new(log.clone()),
@@ -164,18 +168,23 @@ impl Writer {
     /// collected and further events are dropped and counted, so that memory is bounded.
     pub(super) fn store_all(&mut self) -> Result<(), StoreError> {
         if !self.state.batch.is_empty() {
-            self.store_batch()?;
+            self.store_batch(true)?;
         }
         self.collect();
         self.add_events();
-        self.store_batch()
+        self.store_batch(false)
     }
 
-    fn store_batch(&mut self) -> Result<(), StoreError> {
+    /// Stores the batch, which may have failed before. Then it keeps its locks, and changes since then follow with
+    /// the next batch.
+    fn store_batch(&mut self, has_failed: bool) -> Result<(), StoreError> {
         let _storing = self.locks.storing();
         let batch = &mut self.state.batch;
         batch.now = self.backends.recorder.clock.timestamp();
-        batch.locks = self.locks.take_changes();
+        match has_failed {
+            true => self.locks.refresh(&mut batch.locks),
+            false => batch.locks = self.locks.take_changes(),
+        }
         let changed = self.backends.limiter.take_changed();
         batch.balances.clear();
         let rows = changed.iter().map(|set| (set.id(), set.take_balances()));
@@ -191,8 +200,6 @@ impl Writer {
             }
             Err(error) => {
                 self.backends.limiter.return_changed(changed);
-                let locks = std::mem::take(&mut batch.locks);
-                self.locks.return_changes(locks);
                 batch.balances.clear();
                 Err(error)
             }
@@ -260,18 +267,19 @@ impl Writer {
         if let Some(events) = &mut self.events {
             let now = recorder.clock.timestamp();
             let batch = &mut self.state.batch;
+            batch.webhook_events.append(&mut self.state.next_events);
             events.observe_limits(batch, &**self.backends.limiter, now);
             events.observe_old_texts(batch, &old_texts, now);
         }
     }
 
-    /// Adds the begin of a fault of the store to the batch that is written after it.
+    /// Adds the begin of a fault of the store to the next batch, which is written after it.
     fn note_fault(&mut self, failure: Option<&StoreError>) {
         if let Some(events) = &mut self.events {
             let fault = self.store.fault();
             let fault = fault.or_else(|| failure.map(StoreError::cause));
             let now = self.backends.recorder.clock.timestamp();
-            events.observe_fault(&mut self.state.batch, fault.as_deref(), now);
+            events.observe_fault(&mut self.state.next_events, fault.as_deref(), now);
         }
     }
 
@@ -337,7 +345,7 @@ impl Writer {
                 // A failure shows in the next batch of usage, and the next round tries again.
                 let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
                 if let Some(events) = &self.events {
-                    events.observe_expiries(&mut self.state.batch, timestamp);
+                    events.observe_expiries(&mut self.state.next_events, timestamp);
                 }
             }
         }

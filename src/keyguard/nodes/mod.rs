@@ -16,6 +16,7 @@ mod client;
 mod faults;
 mod model;
 mod pace;
+mod scenarios;
 mod shared;
 mod world;
 

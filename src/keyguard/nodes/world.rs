@@ -34,7 +34,7 @@ const CLIENTS: usize = 3;
 const ADMINISTRATORS: usize = 2;
 
 pub(super) struct World {
-    shared: Rc<Shared>,
+    pub(super) shared: Rc<Shared>,
     fallback: Fallback,
 }
 
@@ -61,15 +61,15 @@ impl World {
         for _ in 0..KEYS {
             simulation::block_on(administrator.create_key(&world.shared.node()));
         }
-        for node in world.shared.nodes.borrow().iter() {
-            world.start(node);
-        }
         world
     }
 
     /// Lets a number of things happen.
     pub(super) fn run(&self, steps: u64) {
         let shared = &self.shared;
+        for node in shared.nodes.borrow().iter() {
+            self.start(node);
+        }
         let faults = simulation::spawn(Faults(Rc::clone(shared)).run());
         for _ in 0..ADMINISTRATORS {
             simulation::spawn(Administrator(Rc::clone(shared)).run());
@@ -254,7 +254,7 @@ impl World {
 }
 
 /// The reason why a request is refused now.
-fn refusal(node: &Node, text: &str, index: usize) -> Option<Reason> {
+pub(super) fn refusal(node: &Node, text: &str, index: usize) -> Option<Reason> {
     let headers = [("X-API-Key", text)];
     let request = Request::new(&headers, address(index), "/");
     let outcome = simulation::block_on(node.kg.decide_async(request));

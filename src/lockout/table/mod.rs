@@ -43,7 +43,7 @@ pub(crate) struct Locks {
     trusted_at: AtomicU64,
     /// Locks to be stored.
     changed: Mutex<Vec<LockId>>,
-    /// Locks currently being stored.
+    /// Locks that were taken last: they are being stored, or could not be stored yet.
     taken: Mutex<Vec<LockId>>,
 }
 
@@ -280,7 +280,8 @@ impl Locks {
         }
     }
 
-    /// The locks changed since the last call, in their current state.
+    /// The locks changed since the last call, in their current state. To be called once the changes of the
+    /// last call are stored.
     pub(crate) fn take_changes(&self) -> Vec<LockChange> {
         let mut ids = {
             let mut changed = self.changed.lock();
@@ -297,10 +298,11 @@ impl Locks {
             .collect()
     }
 
-    /// Returns changes that could not be stored to the next [`Locks::take_changes`].
-    pub(crate) fn return_changes(&self, changes: impl IntoIterator<Item = LockChange>) {
-        let ids = changes.into_iter().map(|change| change.id);
-        self.changed.lock().extend(ids);
+    /// Updates changes that could not be stored to the current state of their locks.
+    pub(crate) fn refresh(&self, changes: &mut [LockChange]) {
+        for change in changes {
+            change.lock = self.get(&change.id);
+        }
     }
 
     /// The locks of a client for which `matches` is true.

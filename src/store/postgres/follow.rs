@@ -95,7 +95,7 @@ impl Worker {
             self.is_behind.set(true);
         }
         let mut page = page?;
-        self.drop_outdated_locks(&mut page);
+        let is_outdated = self.drop_outdated_locks(&mut page);
         // No await from here on, so that the changes are applied together.
         if page.is_any {
             self.negative_cache.invalidate();
@@ -103,8 +103,11 @@ impl Worker {
         if !self.listener.notify(page.changes) {
             self.is_behind.set(true);
         }
-        self.applied.set(Some(page.generation));
-        self.own.borrow_mut().retain(|own| *own > page.generation);
+        // The change that outdated them is announced, and wakes the follower.
+        if !is_outdated {
+            self.applied.set(Some(page.generation));
+            self.own.borrow_mut().retain(|own| *own > page.generation);
+        }
         self.clock.follow(page.time, sent_at);
         self.negative_cache.confirm_until(start);
         self.synced_at.set(start);
@@ -112,15 +115,23 @@ impl Worker {
         Ok(())
     }
 
-    /// Drops a list of all locks that may lack changes that this store made meanwhile, and requests
-    /// another one.
-    fn drop_outdated_locks(&self, page: &mut FeedPage) {
+    /// Drops locks that were read before a change that this store has made meanwhile: the guard has applied that
+    /// one already. Requests a list of all locks again. Returns whether changes of locks are to be read again.
+    fn drop_outdated_locks(&self, page: &mut FeedPage) -> bool {
         let has_newer = self.own.borrow().last() > Some(&page.generation);
-        let is_list = |change: &ChangeEvent| matches!(change, ChangeEvent::AllLocks(_));
-        if has_newer && page.changes.iter().any(is_list) {
-            page.changes.retain(|change| !is_list(change));
-            self.is_behind.set(true);
+        if !has_newer {
+            return false;
         }
+        let mut is_outdated = false;
+        page.changes.retain(|change| {
+            match change {
+                ChangeEvent::AllLocks(_) => self.is_behind.set(true),
+                ChangeEvent::Locks(_) => is_outdated = true,
+                _ => return true,
+            }
+            false
+        });
+        is_outdated
     }
 
     /// Invalidates all cached keys after `max_key_staleness` without contact.

@@ -22,7 +22,7 @@ use crate::time::Timestamp;
 
 /// An aggregated batch, sorted by the keys of the tables.
 pub(super) struct Prepared {
-    /// `None` if there is nothing to count.
+    /// `None` if there are only balances.
     pub(super) id: Option<BatchId>,
     rows: Option<Bytes>,
     /// The days of the rows, in days since the Unix epoch.
@@ -65,11 +65,23 @@ fn copy_rows(batch: &UsageBatch) -> Bytes {
     rows.finish()
 }
 
-/// Returns the generation of changed locks, if any.
+/// Writes a batch, unless it is stored already. Returns the generation of changed locks, if any.
 pub(super) async fn write(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, StoreError> {
     // First, in the same order as administrative changes, which lock rows of keys later.
-    let turn = change_locks(conn, batch).await?;
-    if !is_counted(conn, batch.id).await? {
+    let mut turn = match batch.locks.is_empty() {
+        true => None,
+        false => Some(CommitTurn::take(conn).await?),
+    };
+    let is_counted = is_counted(conn, batch.id).await?;
+    if let Some(turn) = &mut turn {
+        if !is_counted {
+            locks::join_or_end(conn, &batch.locks, batch.now).await?;
+        }
+        let ids = batch.locks.iter().map(|change| change.id.clone());
+        turn.entries.extend(ids.map(FeedEntry::Lock));
+        turn.end(conn).await?;
+    }
+    if !is_counted {
         if let Some(rows) = &batch.rows {
             conn.copy(
                 "COPY usage_logs (key_id, path, method, status_code, latency_ms, ip, created_at, \
@@ -81,22 +93,8 @@ pub(super) async fn write(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, 
         totals::add(conn, batch).await?;
     }
     counters::put(conn, &batch.balances).await?;
-    Ok(turn)
-}
-
-async fn change_locks(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, StoreError> {
-    if batch.locks.is_empty() {
-        return Ok(None);
-    }
-    let mut turn = CommitTurn::take(conn).await?;
-    locks::join_or_end(conn, &batch.locks, batch.now).await?;
-    let entries = batch
-        .locks
-        .iter()
-        .map(|change| FeedEntry::Lock(change.id.clone()));
-    turn.entries.extend(entries);
-    turn.end(conn).await?;
-    Ok(Some(turn.generation))
+    // Otherwise this node, too, reads what has become of the locks since they were stored.
+    Ok(turn.filter(|_| !is_counted).map(|turn| turn.generation))
 }
 
 /// Whether a batch is already stored, because its commit succeeded without an acknowledgement.

@@ -522,17 +522,18 @@ impl RedbStore {
         let urls = self.webhooks.load();
         let locked = webhooks::lock_events(&batch.locks, batch.now, urls.is_empty());
         let (block, dropped) = self.write(|txn| {
-            let mut block = current.take();
+            let (mut block, mut dropped) = (current.take(), 0);
             if !totals::is_counted(txn, id)? {
                 if !batch.has_rows_elsewhere {
                     block = Some(usage::add(txn, block, batch)?);
                 }
                 totals::add(txn, batch)?;
+                locks::change(txn, &batch.locks)?;
+                let events = batch.webhook_events.iter().chain(&locked);
+                dropped = outbox::add(txn, &urls, events)?;
             }
-            locks::change(txn, &batch.locks)?;
             counters::put_balances(txn, &batch.balances)?;
-            let events = batch.webhook_events.iter().chain(&locked);
-            Ok((block, outbox::add(txn, &urls, events)?))
+            Ok((block, dropped))
         })?;
         self.note_dropped(dropped);
         Ok(block)

@@ -1,6 +1,7 @@
 //! Tests of servers that stop, crash and return.
 
 use super::*;
+use crate::lockout::AuthFailure;
 
 fn open_on(server: &Server, stale_for: Duration) -> PostgresStore {
     let options = Options {
@@ -100,6 +101,32 @@ fn an_unacknowledged_batch_counts_once() {
     store.record(&batch).unwrap();
     assert_eq!(store.totals(NOW).unwrap().all_time.requests, 6);
     assert_eq!(store.usage(None, NOW, 99).unwrap().len(), 6);
+}
+
+#[test]
+fn a_lock_of_an_unacknowledged_batch_is_stored_once() {
+    let database = Database::new();
+    let store = open(&database);
+    let changes = changes_of(&store);
+    let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+    let batch = UsageBatch {
+        locks: vec![LockChange::put(lock.clone())],
+        now: NOW,
+        ..UsageBatch::default()
+    };
+    store.record(&batch).unwrap();
+    // As if the reply to the commit was lost.
+    store.batch_ids.lock().not_acknowledged(&batch);
+    store.apply_locks(&[LockChange::delete(&lock)]);
+    store.record(&batch).unwrap();
+    assert_eq!(store.locks().unwrap(), []);
+    // The guard may have the lock still.
+    wait_for(&changes, |change| match change {
+        ChangeEvent::Locks(changes) => matches!(changes[..], [LockChange { lock: None, .. }]),
+        _ => false,
+    });
+    store.record(&batch).unwrap();
+    assert_eq!(store.locks().unwrap(), [lock]);
 }
 
 #[test]

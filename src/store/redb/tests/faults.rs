@@ -255,6 +255,49 @@ fn a_batch_committed_without_acknowledgement_is_counted_once() {
     );
 }
 
+/// Regression: the lock was written again with the batch.
+#[test]
+fn a_lock_committed_without_acknowledgement_can_be_lifted_before_its_batch_is_recorded_again() {
+    let (file, disk, clock, store) = world();
+    let sound = disk.sim().cache.clone();
+    drop(store);
+    let lock = AuthFailure::BadKey.lock("192.0.2.1".parse().unwrap(), NOW);
+    let batch = UsageBatch {
+        locks: vec![LockChange::put(lock.clone())],
+        now: NOW,
+        ..UsageBatch::default()
+    };
+
+    let mut late_commits = 0;
+    for at in 0.. {
+        let disk = Disk::holding(&sound);
+        let store = disk.open_with_cache(&file, &clock, 0).unwrap();
+        disk.fail(at, Failure::UnacknowledgedThenGone);
+        let recorded = store.record(&batch);
+        if !disk.sim().has_failed {
+            break;
+        }
+        disk.heal();
+        clock.advance(Duration::from_secs(5));
+        store.recover(false);
+        let is_stored = !store.locks().unwrap().is_empty();
+        if recorded.is_err() {
+            late_commits += u32::from(is_stored);
+            store.apply_locks(&[LockChange::delete(&lock)]);
+            store.record(&batch).unwrap();
+            assert_eq!(
+                store.locks().unwrap().is_empty(),
+                is_stored,
+                "at operation {at}"
+            );
+        }
+    }
+    assert!(
+        late_commits > 0,
+        "no commit was reported as failed and took effect"
+    );
+}
+
 /// Regression: the growing block was continued after pieces that no longer existed, and no batch could
 /// be recorded any more.
 #[test]
