@@ -340,6 +340,6 @@ mod tests {
             })
             .map(clap::Command::get_name)
             .collect();
-        assert_eq!(limits, ["update-org", "create-key", "update-key"]);
+        assert_eq!(limits, ["init", "update-org", "create-key", "update-key"]);
     }
 }

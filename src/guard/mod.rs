@@ -266,7 +266,7 @@ impl Guard {
 
     /// Whether a key of the Python package is refused because its secret is not configured. Reads all keys.
     pub(crate) fn lacks_legacy_secret(&self) -> Result<bool, StoreError> {
-        Ok(self.legacy.is_none() && self.store.has_legacy_keys(usize::MAX)?)
+        Ok(self.legacy.is_none() && self.store.has_legacy_keys(None, self.now())?)
     }
 
     /// Why others may know the secret.

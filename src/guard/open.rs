@@ -43,7 +43,12 @@ impl Guard {
         }
         let legacy = legacy::hasher(&config);
         // What cannot be read is reported when it is needed.
-        if legacy.is_none() && store.has_legacy_keys(legacy::SAMPLE).unwrap_or(false) {
+        let has_legacy_keys = || {
+            store
+                .has_legacy_keys(Some(legacy::SAMPLE), clock.timestamp())
+                .unwrap_or(false)
+        };
+        if legacy.is_none() && has_legacy_keys() {
             warnings.add_of(WarningKind::LegacySecret, legacy::MISSING_SECRET);
         }
         let locks = Arc::new(ActiveLocks::new(&config, Arc::clone(&warnings)));

@@ -130,6 +130,8 @@ pub(crate) enum HashScheme {
     KeyedBlake3 = 1,
     /// SHA-256 of the text followed by the Python package's secret.
     Sha256 = 2,
+    /// As [`HashScheme::KeyedBlake3`], of a text that the Python package issued.
+    RehashedSha256 = 3,
 }
 
 impl HashScheme {
@@ -137,8 +139,14 @@ impl HashScheme {
         match code {
             1 => Some(Self::KeyedBlake3),
             2 => Some(Self::Sha256),
+            3 => Some(Self::RehashedSha256),
             _ => None,
         }
+    }
+
+    /// Whether the text was issued by the Python package, and so lacks the form of other keys.
+    pub(crate) fn is_legacy(self) -> bool {
+        matches!(self, Self::Sha256 | Self::RehashedSha256)
     }
 }
 

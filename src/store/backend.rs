@@ -29,11 +29,11 @@ pub(crate) trait UsageStore: Send + Sync + 'static {
     fn record(&self, batch: &UsageBatch) -> Result<(), StoreError>;
     /// Deletes raw usage before `raw_before` and totals past their [retention](super::retention).
     fn prune(&self, raw_before: Timestamp, now: Timestamp) -> Result<(), StoreError>;
-    /// Replaces the hashes of credentials by hashes under [`HashScheme::KeyedBlake3`]. Skips a
+    /// Replaces the hashes of credentials by hashes under [`HashScheme::RehashedSha256`]. Skips a
     /// credential that no longer has its old hash, or whose new hash exists. Appends one audit entry
     /// per replaced hash, about its key.
     ///
-    /// [`HashScheme::KeyedBlake3`]: crate::model::HashScheme::KeyedBlake3
+    /// [`HashScheme::RehashedSha256`]: crate::model::HashScheme::RehashedSha256
     fn rehash(&self, jobs: &[Rehash], audit: &AuditContext) -> Result<(), StoreError>;
     /// Appends to the audit log without changing anything else.
     fn append_audit(&self, audit: &AuditContext) -> Result<(), StoreError>;
@@ -122,9 +122,9 @@ pub(crate) trait Store: UsageStore {
     /// Returns the rotated keys among these, in any order, with the latest time at which a replaced
     /// credential expires.
     fn old_texts_until(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, Timestamp)>, StoreError>;
-    /// Whether a key of the Python package, not yet hashed anew, is among `most` credentials in the order of
-    /// their hashes, which is random.
-    fn has_legacy_keys(&self, most: usize) -> Result<bool, StoreError>;
+    /// Whether a text that the Python package issued, of a key in force, is among the first `most` credentials in
+    /// the order of their hashes, which is random; or among all.
+    fn has_legacy_keys(&self, most: Option<usize>, now: Timestamp) -> Result<bool, StoreError>;
     /// Returns at most `limit` keys whose shown prefix starts with `text`, by prefix and id.
     fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError>;
     fn update_key(

@@ -239,6 +239,25 @@ fn missing_legacy_secret_is_warned_of_until_it_is_given() {
     assert_eq!(findings(&mut doctor), 1);
     doctor.env("KEYGUARD_LEGACY_SECRET", LEGACY);
     assert_eq!(findings(&mut doctor), 0);
+
+    // Also if no key is left that was not hashed anew.
+    let kg = open(&dir, with_legacy(LEGACY));
+    let gone = kg.admin().find_org("gone").unwrap();
+    for key in kg.admin().list_keys(Some(gone.id), Page::first()).unwrap() {
+        kg.admin().revoke_key(key.id).unwrap();
+    }
+    let _ = check_with(&kg, WEB).unwrap();
+    let _ = check_with(&kg, APP).unwrap();
+    kg.close().unwrap();
+    assert_eq!(warned(Config::new(SECRET)), 1);
+
+    // Revoked keys are refused with any secret.
+    let kg = open(&dir, Config::new(SECRET));
+    for key in kg.admin().list_keys(None, Page::first()).unwrap() {
+        kg.admin().revoke_key(key.id).unwrap();
+    }
+    drop(kg);
+    assert_eq!(warned(Config::new(SECRET)), 0);
 }
 
 #[test]

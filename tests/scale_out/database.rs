@@ -53,7 +53,7 @@ fn commands_work_on_a_database_and_show_no_password() {
     let url = url(&database);
     let done = |arguments: &[&str]| done(dir.path(), &url, arguments);
     let said = done(&["init"]);
-    assert!(said.contains("keyguard --db URL create-org"), "{said}");
+    assert!(said.contains("keyguard --db URL init --org NAME"), "{said}");
     assert_eq!(
         done(&["--json", "init"]),
         "{\"db\":\"postgres\",\"ready\":true}\n"

@@ -155,9 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_both_schemes_read_back() {
+    fn credentials_of_all_schemes_read_back() {
         let hash = HashedKey([7; 32]);
-        for scheme in [HashScheme::KeyedBlake3, HashScheme::Sha256] {
+        for scheme in [
+            HashScheme::KeyedBlake3,
+            HashScheme::Sha256,
+            HashScheme::RehashedSha256,
+        ] {
             let credential = Credential {
                 hash,
                 scheme,

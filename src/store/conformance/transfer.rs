@@ -286,22 +286,26 @@ pub(in crate::store) fn rehashed_credentials_resolve_only_by_the_new_hash(
         old: hash(902),
         new: hash(903),
     };
-    let has_legacy = |most| store.has_legacy_keys(most).unwrap();
-    assert_eq!([0, 1, usize::MAX].map(has_legacy), [false, true, true]);
+    let has_legacy = |most| store.has_legacy_keys(most, after(0)).unwrap();
+    assert_eq!(
+        [Some(0), Some(1), None].map(has_legacy),
+        [false, true, true]
+    );
     store
         .rehash(&[job, unknown, job], &audit_context())
         .unwrap();
 
     drop(store);
     let store = database.open();
-    assert!(!store.has_legacy_keys(usize::MAX).unwrap());
+    let has_legacy_keys = |now| store.has_legacy_keys(None, now).unwrap();
+    assert!(has_legacy_keys(after(0)) && !has_legacy_keys(after(60)));
     assert!(resolve(&*store, 900).unwrap().is_none());
     let resolved = resolve(&*store, 901).unwrap().unwrap();
     assert_eq!(resolved.key.id, KeyId(1));
     assert_eq!(resolved.credential_expires_at, Some(after(60)));
     let credentials = contents(&*store).keys.remove(0).credentials;
     assert_eq!(credentials.len(), 1);
-    assert_eq!(credentials[0].scheme, HashScheme::KeyedBlake3);
+    assert_eq!(credentials[0].scheme, HashScheme::RehashedSha256);
     let entries = store.audit_log(None, 9).unwrap();
     assert_eq!(entries.len(), 1, "one entry, for the existing credential");
     assert_eq!(entries[0].subject, Some(1));

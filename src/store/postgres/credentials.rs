@@ -104,13 +104,22 @@ pub(super) async fn old_texts_until(
     found.iter().map(until).collect()
 }
 
-/// Whether a key of the Python package is among the first `most` credentials.
-pub(super) async fn has_legacy(conn: &Conn, most: i64) -> Result<bool, StoreError> {
+/// See [`Store::has_legacy_keys`](crate::store::Store::has_legacy_keys).
+pub(super) async fn has_legacy(
+    conn: &Conn,
+    most: Option<usize>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    // Without a limit, `most` is null.
     let sql = "SELECT EXISTS (SELECT FROM \
-               (SELECT scheme FROM keyguard_credentials ORDER BY hash LIMIT $1) AS first \
-               WHERE scheme = $2)";
-    let scheme = HashScheme::Sha256 as i16;
-    Ok(conn.one(sql, &[&most, &scheme]).await?.try_get(0)?)
+               (SELECT scheme, key_id, expires_at FROM keyguard_credentials ORDER BY hash LIMIT $1) AS c \
+               JOIN api_keys k ON k.id = c.key_id \
+               WHERE c.scheme IN ($2, $3) AND k.active AND NOT k.suspended \
+               AND (k.expires_at > $4) IS NOT FALSE AND (c.expires_at > $4) IS NOT FALSE)";
+    let most = most.map(|most| i64::try_from(most).unwrap_or(i64::MAX));
+    let [one, other] = [HashScheme::Sha256, HashScheme::RehashedSha256].map(|scheme| scheme as i16);
+    let found = conn.one(sql, &[&most, &one, &other, &now.to_utc()]).await?;
+    Ok(found.try_get(0)?)
 }
 
 /// The keys of some hashes.
@@ -172,7 +181,7 @@ pub(super) async fn rehash(conn: &Conn, jobs: &[Rehash]) -> Result<Vec<KeyId>, S
                                      WHERE there.hash = job.new) \
                    ORDER BY new) job \
              WHERE c.hash = job.old RETURNING c.key_id, job.old, job.new",
-            &[&old, &new, &(HashScheme::KeyedBlake3 as i16)],
+            &[&old, &new, &(HashScheme::RehashedSha256 as i16)],
         )
         .await?;
     show_rehashed(conn, &moved).await?;

@@ -308,9 +308,8 @@ impl Store for PostgresStore {
         self.read(async move |conn| credentials::old_texts_until(conn, &ids).await)
     }
 
-    fn has_legacy_keys(&self, most: usize) -> Result<bool, StoreError> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        self.read(async move |conn| credentials::has_legacy(conn, most).await)
+    fn has_legacy_keys(&self, most: Option<usize>, now: Timestamp) -> Result<bool, StoreError> {
+        self.read(async move |conn| credentials::has_legacy(conn, most, now).await)
     }
 
     fn search_keys(&self, search: &Search, org: Option<OrgId>) -> Result<Vec<Key>, StoreError> {

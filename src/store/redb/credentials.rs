@@ -71,12 +71,23 @@ pub(super) fn old_texts_until(
     Ok(rotated)
 }
 
-/// Whether a key of the Python package is among the first `most` credentials.
-pub(super) fn has_legacy(txn: &ReadTransaction, most: usize) -> Result<bool, StoreError> {
-    for row in txn.open_table(CREDENTIALS)?.iter()?.take(most) {
+/// See [`Store::has_legacy_keys`](crate::store::Store::has_legacy_keys).
+pub(super) fn has_legacy(
+    txn: &ReadTransaction,
+    most: Option<usize>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let keys = txn.open_table(KEYS)?;
+    let credentials = txn.open_table(CREDENTIALS)?;
+    for row in credentials.iter()?.take(most.unwrap_or(usize::MAX)) {
         let (hash, row) = row?;
         let credential = decode_credential(HashedKey(*hash.value()), row.value())?;
-        if credential.scheme == HashScheme::Sha256 {
+        let has_ended = credential.expires_at.is_some_and(|end| end <= now);
+        if !credential.scheme.is_legacy() || has_ended {
+            continue;
+        }
+        let key = find_key(&keys, credential.key_id)?;
+        if key.is_some_and(|key| key.is_enabled() && !key.is_expired(now)) {
             return Ok(true);
         }
     }
@@ -100,7 +111,7 @@ pub(super) fn rehash(
     credentials.of_key.remove((key_id.0, &old.0))?;
     credentials.put(&Credential {
         hash: new,
-        scheme: HashScheme::KeyedBlake3,
+        scheme: HashScheme::RehashedSha256,
         ..credential
     })?;
     Ok(Some(key_id))

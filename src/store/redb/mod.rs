@@ -249,8 +249,8 @@ impl Store for RedbStore {
         self.read(|txn| credentials::old_texts_until(txn, ids))
     }
 
-    fn has_legacy_keys(&self, most: usize) -> Result<bool, StoreError> {
-        self.read(|txn| credentials::has_legacy(txn, most))
+    fn has_legacy_keys(&self, most: Option<usize>, now: Timestamp) -> Result<bool, StoreError> {
+        self.read(|txn| credentials::has_legacy(txn, most, now))
     }
 
     fn search_keys(&self, search: &Search, org: Option<OrgId>) -> Result<Vec<Key>, StoreError> {

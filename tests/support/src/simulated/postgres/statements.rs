@@ -284,6 +284,11 @@ pub(super) fn named(sql: &str) -> Statement {
         write("int8 timestamptz[] text[] int8[]", "", |_, _| affected(1))
     } else if is("INSERT INTO keyguard_balances") {
         write("int8[] bytea[] int8[] int8[] int8", "", put_balances)
+    } else if is("SELECT EXISTS (SELECT FROM (SELECT scheme") {
+        // No simulated key is of the Python package.
+        read("int8 int2 int2 timestamptz", "bool", |_, _| {
+            rows([row![false]])
+        })
     } else if is("SELECT pg_try_advisory_xact_lock") {
         // What has expired is not simulated.
         read("", "bool", |_, _| rows([row![false]]))
