@@ -22,13 +22,12 @@
 //! | feature | adds |
 //! |---|---|
 //! | none | the embedded library, without an HTTP stack or an async runtime |
-//! | `axum` | `http`, and for axum: an extractor, the original path of nested routers, the address of the client |
+//! | `axum` | `http`, and for axum: an extractor, the original path of nested routers, the IP address of the client |
 //! | `cli` | the program `keyguard`, and `legacy` |
 //! | `http` | a layer for tower and hyper, the admin service, and `Headers` for `http::HeaderMap` |
-//! | `import` | `cli`, and `keyguard import` from SQLite, which is compiled from C |
+//! | `import` | `cli`, and `keyguard import` from SQLite, which needs a C compiler |
 //! | `legacy` | checks keys of the Python package |
-//! | `metrics`, `tracing` | metrics and events for the facades of these names |
-//! | `otlp` | `serve`, and spans for OpenTelemetry |
+//! | `metrics`, `tracing`, `otlp` | metrics and events for these crates; `serve`, and spans for OpenTelemetry |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
 //! | `parquet` | `cli`, and `keyguard export-usage` to Parquet |
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
