@@ -35,7 +35,7 @@ const EXAMPLES: &str = "Examples:
   keyguard create-key --org globex --label \"web shop\"
   keyguard list-keys
 
-Exit codes: 0 for success, 1 for a refusal or a failure, whose reason and next step are printed to standard
+Exit codes: 0 for success, 1 for a refusal or a failure, whose reason and next step are printed to standard \
 error, 2 for invalid arguments.";
 
 /// Manages the API keys, organizations, limits and locks of a data file or a database, also while a

@@ -98,7 +98,7 @@ pub enum OpenError {
     /// Another process, or another part of this one, has the file open.
     #[error(
         "`{}` is already open by {}, and a data file can be opened only once at a time; \
-         stop that process, or share the open `KeyGuard` by cloning it",
+         stop that process, or use another file (within a process, clone the open `KeyGuard`)",
         path.display(),
         holder.as_ref().map_or("another process".into(), |holder| format!("process {holder}"))
     )]

@@ -269,7 +269,7 @@ fn second_open_of_a_file_is_refused() {
     let words = [
         name(&home.file()).to_owned(),
         "is already open".into(),
-        "by cloning it".into(),
+        "clone the open".into(),
     ];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let held = refused(&home.file(), home.config(), &words);

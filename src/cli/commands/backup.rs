@@ -14,8 +14,8 @@ const EXAMPLES: &str = "Examples:
   keyguard backup /backup/keyguard-monday.redb
   keyguard --db NEW.redb restore /backup/keyguard-monday.redb
 
-The copy is a data file in the state of one moment, and was read back. Its secret, without which it is of no
-use, is not in it: keep a copy of the secret elsewhere. If a server holds the data file, the server writes the copy,
+The copy is a data file in the state of one moment, and was read back. Its secret, without which it is of no \
+use, is not in it: keep a copy of the secret elsewhere. If a server holds the data file, the server writes the copy, \
 with its rights, and finishes it also after Ctrl-C. `keyguard serve --backup-dir DIR` writes copies regularly.";
 
 #[derive(Args)]

@@ -19,7 +19,7 @@ const EXAMPLES: &str = "Examples:
   keyguard tail --refused --org acme
   keyguard tail --path '/v1/*' --status 5xx --json | jq .ip
 
-Requests appear within half a second. Refusals without a known key are shown, too. With a database,
+Requests appear within half a second. Refusals without a known key are shown, too. With a database, \
 `GET /admin/usage/tail` of each `keyguard serve` shows the requests of that process.";
 
 #[derive(Args)]

@@ -18,7 +18,7 @@ const EXAMPLES: &str = "Examples:
   keyguard usage --ip 192.0.2.7 --by path          # what did this address do?
   keyguard usage --status 5xx --by hour --since 7d # when did requests fail?
 
-Refusals of requests without a known key have no address and no path. They are counted by minute, hour,
+Refusals of requests without a known key have no address and no path. They are counted by minute, hour, \
 day or reason, for 48 hours, if no option other than --refused, --reason, --since and --until is given.";
 
 #[derive(Args)]

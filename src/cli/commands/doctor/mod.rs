@@ -30,9 +30,9 @@ const EXAMPLES: &str = "Examples:
   keyguard doctor --policy keyguard.toml
   keyguard doctor --ignore unused_keys,expiring_keys --json
 
-The exit code is 0 if nothing is found, 1 if something is found or the data cannot be examined, and 2 for
-invalid arguments. While a process holds the data file, that process is examined, too: its warnings, its
-policy, its clock and its backends. A data file of at most 64 MiB is read as a whole, in search of damage; `keyguard
+The exit code is 0 if nothing is found, 1 if something is found or the data cannot be examined, and 2 for \
+invalid arguments. While a process holds the data file, that process is examined, too: its warnings, its \
+policy, its clock and its backends. A data file of at most 64 MiB is read as a whole, in search of damage; `keyguard \
 verify` reads any file.";
 
 #[derive(Args)]
