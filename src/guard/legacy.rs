@@ -27,8 +27,8 @@ pub(crate) const MISSING_SECRET: &str = "keys were imported from the Python pack
     `legacy`)";
 
 /// The number of credentials that are examined when a guard opens: all of a small file, and enough of a large
-/// one to find keys of the Python package if they are at least 1 % of all.
-pub(super) const SAMPLE: usize = 1_000;
+/// one to find keys of the Python package if they are at least 5 % of all.
+pub(super) const SAMPLE: usize = 100;
 
 /// Credentials to be stored under our hash.
 #[derive(Debug, Default)]
