@@ -17,7 +17,7 @@ use crate::admin::AdminError;
 use crate::guard::Topic;
 use crate::keyguard::KeyGuard;
 use crate::store::with_causes;
-use crate::sys::outcome;
+use crate::sys::write_outcome;
 use crate::time::Timestamp;
 use crate::time::duration::duration_argument;
 
@@ -190,7 +190,7 @@ impl Backups {
             AdminError::BackupNotWritten { source, .. } => failed(&format!(
                 "a backup in `{}` {}: {source}",
                 self.dir.display(),
-                outcome(&source)
+                write_outcome(&source)
             )),
             error => failed(&with_causes(&error)),
         })?;
