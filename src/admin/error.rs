@@ -10,7 +10,7 @@ use crate::model::{Key, KeyId, OrgId};
 use crate::net::IpKey;
 use crate::policy::InvalidPolicy;
 use crate::store::{StoreError, TOO_MUCH_USAGE, UNAVAILABLE};
-use crate::sys::outcome;
+use crate::sys::write_outcome;
 
 /// Why a change or a listing failed. A failed change changes nothing.
 ///
@@ -120,7 +120,7 @@ pub enum AdminError {
     Policy(InvalidPolicy),
     /// A backup could not be written. Nothing is left at its path, unless only its directory could not be synced,
     /// which the text says.
-    #[error("`{}` {}", path.display(), outcome(source))]
+    #[error("`{}` {}", path.display(), write_outcome(source))]
     #[non_exhaustive]
     BackupNotWritten {
         /// The path of the backup.

@@ -99,15 +99,26 @@ fn cancel_on_signals(progress: &CopyProgress) {
 #[cfg(not(unix))]
 fn cancel_on_signals(_: &CopyProgress) {}
 
-/// Prints what was written, lines for users, and fields for programs.
-pub(super) fn report(
-    cli: &Cli,
-    title: &'static str,
-    file: &Path,
-    copied: &FileCopy,
-    notes: &[(&'static str, String)],
-    fields: &[(&'static str, &'static str)],
-) -> Result<Exit, CliError> {
+/// The report of a copy.
+pub(super) struct CopyReport<'r> {
+    pub(super) title: &'static str,
+    pub(super) file: &'r Path,
+    pub(super) copied: FileCopy,
+    /// Further lines for users.
+    pub(super) notes: &'r [(&'static str, String)],
+    /// Further fields for programs.
+    pub(super) fields: &'r [(&'static str, &'static str)],
+}
+
+/// Prints what was written.
+pub(super) fn report(cli: &Cli, report: CopyReport<'_>) -> Result<Exit, CliError> {
+    let CopyReport {
+        title,
+        file,
+        copied,
+        notes,
+        fields,
+    } = report;
     if copied.lost_blocks > 0 {
         cli.warn(&format!(
             "damaged blocks of requests that the copy lacks: {}; `{} verify` shows what is lost",

@@ -17,7 +17,7 @@ use crate::input::text::escaped_json;
 use crate::model::key_words::quoted_without_keys;
 use crate::policy::InvalidPolicy;
 use crate::store::{OpenError, StoreError, with_causes};
-use crate::sys::outcome;
+use crate::sys::write_outcome;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
@@ -49,7 +49,7 @@ pub(super) enum CliError {
     )]
     ReloadOnServer,
     /// The file of `export-usage`.
-    #[error("`{}` {}: {source}", file.display(), outcome(source))]
+    #[error("`{}` {}: {source}", file.display(), write_outcome(source))]
     UsageFile {
         file: PathBuf,
         source: std::io::Error,
@@ -60,7 +60,7 @@ pub(super) enum CliError {
     )]
     NoParquet,
     /// A file of `install-docs`.
-    #[error("`{}` {}: {source}", file.display(), outcome(source))]
+    #[error("`{}` {}: {source}", file.display(), write_outcome(source))]
     Docs {
         file: PathBuf,
         source: std::io::Error,

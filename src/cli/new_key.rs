@@ -89,13 +89,34 @@ pub(super) struct NewKey {
     pub(super) init: Option<Initialized>,
 }
 
+/// The storage of a program.
+#[derive(Clone, Copy, PartialEq, Serialize)]
+#[serde(into = "bool")]
+pub(super) enum Storage {
+    NewFile,
+    FoundFile,
+    Database,
+}
+
+impl Storage {
+    pub(super) fn is_database(&self) -> bool {
+        *self == Self::Database
+    }
+}
+
+/// Whether the data file was created, for programs.
+impl From<Storage> for bool {
+    fn from(storage: Storage) -> Self {
+        storage == Storage::NewFile
+    }
+}
+
 /// Where a new key is stored, and what was created for it.
 #[derive(Serialize)]
 pub(super) struct Initialized {
     pub(super) db: String,
-    /// Whether the data file was created; `None` with a database.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) created: Option<bool>,
+    #[serde(rename = "created", skip_serializing_if = "Storage::is_database")]
+    pub(super) storage: Storage,
     pub(super) org_created: bool,
     #[serde(skip)]
     pub(super) secret: Option<String>,
@@ -132,7 +153,7 @@ impl NewKey {
         let panel = Panel::new(self.title).copied("key", &self.reply.raw_key);
         let mut panel = key_lines(panel, &self.reply.reply.key);
         if let Some(init) = &self.init {
-            if init.created.is_some() {
+            if !init.storage.is_database() {
                 panel = panel.copied("file", &init.db);
             }
             if let Some(secret) = &init.secret {

@@ -13,7 +13,9 @@ use super::warnings::{WarningKind, Warnings};
 use crate::counter::{Events, Rule, Subject};
 use crate::limit::{Limit, Period, WindowLength};
 use crate::limiter::{Demand, Limiter, Subjects};
-use crate::lockout::{AuthFailure, Lock, LockCause, LockChange, LockScope, LockStatus, Locks};
+use crate::lockout::{
+    AuthFailure, Lock, LockCause, LockChange, LockId, LockScope, LockStatus, Locks,
+};
 use crate::net::{ClientIp, IpKey};
 use crate::policy::Lockout;
 use crate::store::webhooks::lock_event;
@@ -45,12 +47,13 @@ impl ActiveLocks {
         }
     }
 
-    /// Replaces all locks by the stored ones, and keeps those that are not stored yet. Manual locks and
-    /// then the longest come first, so that no ended lock takes the room of an active one.
-    pub(super) fn replace_all(&self, mut stored: Vec<Lock>, now: Timestamp) {
+    /// Replaces all locks but `except` by the stored ones, and keeps those that are not stored yet. Manual locks
+    /// and then the longest come first, so that no ended lock takes the room of an active one.
+    pub(super) fn replace_all(&self, mut stored: Vec<Lock>, except: Vec<LockId>, now: Timestamp) {
         stored.sort_by_key(|lock| Reverse((lock.cause == LockCause::Manual, lock.until)));
-        let ids: Vec<_> = stored.iter().map(Lock::id).collect();
-        self.locks.keep(&ids);
+        let mut kept = except;
+        kept.extend(stored.iter().map(Lock::id));
+        self.locks.keep(&kept);
         self.apply(stored.into_iter().map(LockChange::put).collect(), now);
     }
 
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn stored_locks_are_not_stored_again() {
         let (table, now) = (table(), Timestamp::from_unix_millis(1_000));
-        table.replace_all(locks(10, Timestamp::MAX), now);
+        table.replace_all(locks(10, Timestamp::MAX), Vec::new(), now);
         assert_eq!(table.list(now).len(), 16);
         assert!(table.take_changes().is_empty());
     }
@@ -268,7 +271,7 @@ mod tests {
         let (table, now) = (table(), Timestamp::from_unix_millis(1_000));
         let mut stored = locks(10, now);
         stored.extend(locks(11, Timestamp::MAX));
-        table.replace_all(stored, now);
+        table.replace_all(stored, Vec::new(), now);
         assert_eq!(table.list(now).len(), 16);
     }
 }

@@ -111,7 +111,7 @@ pub(super) fn load(
     clock: &Clock,
 ) -> Result<(), StoreError> {
     match store.locks() {
-        Ok(stored) => locks.replace_all(stored, clock.timestamp()),
+        Ok(stored) => locks.replace_all(stored, Vec::new(), clock.timestamp()),
         Err(StoreError::Unavailable(_)) if store.is_remote() => {}
         Err(error) => return Err(error),
     }
@@ -130,7 +130,10 @@ pub(super) fn follow(
         ChangeEvent::Key(id) => revisions.key_changed(id),
         ChangeEvent::Org(id) => revisions.org_changed(id),
         ChangeEvent::Locks(changes) => locks.apply(changes, clock.timestamp()),
-        ChangeEvent::AllLocks(stored) => locks.replace_all(stored, clock.timestamp()),
+        ChangeEvent::AllLocks {
+            locks: stored,
+            except,
+        } => locks.replace_all(stored, except, clock.timestamp()),
         ChangeEvent::Everything => revisions.everything_changed(),
     }));
 }

@@ -1,6 +1,6 @@
 //! The secret of a data file, and the file that stores it.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -120,11 +120,9 @@ pub(crate) fn read_secret(path: &Path, data: &Path) -> Result<Secret, OpenError>
 #[cfg(unix)]
 fn open_private(path: &Path, data: &Path) -> Result<File, OpenError> {
     use std::fs::Metadata;
-    use std::os::unix::fs::FileTypeExt;
 
-    use crate::sys::ownership::{exposure, owner_of};
+    use crate::sys::ownership::{exposure, open_verified, owner_of};
 
-    let failed = secret_file_error(path);
     let owner = owner_of(data);
     let verify = |found: &Metadata| match exposure(path, found, owner) {
         Some(exposure) => Err(OpenError::ExposedSecret {
@@ -134,21 +132,7 @@ fn open_private(path: &Path, data: &Path) -> Result<File, OpenError> {
         }),
         None => Ok(()),
     };
-    let link = fs::symlink_metadata(path).map_err(&failed)?;
-    if link.is_symlink() {
-        verify(&link)?;
-    }
-    // Checked first, because opening a pipe waits for its other side.
-    let found = fs::metadata(path).map_err(&failed)?;
-    if found.file_type().is_fifo() {
-        verify(&found)?;
-    } else if !found.is_file() {
-        let problem = "it is neither a file nor a pipe";
-        return Err(failed(io::Error::other(problem)));
-    }
-    let file = File::open(path).map_err(&failed)?;
-    verify(&file.metadata().map_err(&failed)?)?;
-    Ok(file)
+    open_verified(path, verify, secret_file_error(path))
 }
 
 #[cfg(not(unix))]

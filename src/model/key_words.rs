@@ -50,32 +50,34 @@ pub(crate) fn path_without_keys(path: &[u8], is_cut: bool) -> Option<Vec<u8>> {
 pub(crate) fn without_text(text: &str, hidden: &str) -> String {
     let text = text.replace(hidden, ELLIPSIS);
     // Both are decoded, because the hidden text may itself look like an escape.
-    let (chars, hidden) = (decoded(text.as_bytes()), bytes(&decoded(hidden.as_bytes())));
+    let (chars, hidden) = (decoded(text.as_bytes()), decoded(hidden.as_bytes()));
     if hidden.is_empty() {
         return text;
     }
-    let is_at = |at: usize| {
-        let found = chars[at..].iter().map(|char| char.byte);
-        let is_same =
-            |(found, hidden): (u8, &u8)| found == *hidden || (found, *hidden) == (b'+', b' ');
-        chars.len() - at >= hidden.len() && found.zip(&hidden).all(is_same)
-    };
-    let mut shown = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < chars.len() {
-        let len = match is_at(at) {
-            true => {
-                shown.extend_from_slice(ELLIPSIS.as_bytes());
-                hidden.len()
-            }
-            false => {
-                shown.extend_from_slice(&text.as_bytes()[chars[at].start..chars[at].end]);
-                1
-            }
-        };
-        at += len;
+    let (searched, wanted) = (without_plus(&chars), without_plus(&hidden));
+    let mut shown = String::with_capacity(text.len());
+    let (mut copied, mut place, mut passed) = (0, 0, 0);
+    // Takes time in proportion to both texts, whatever they are.
+    for (found, _) in searched.match_indices(&wanted) {
+        place += searched[passed..found].chars().count() + hidden.len();
+        passed = found + wanted.len();
+        let start = chars[place - hidden.len()].start;
+        shown.push_str(&String::from_utf8_lossy(&text.as_bytes()[copied..start]));
+        shown.push_str(ELLIPSIS);
+        copied = chars[place - 1].end;
     }
-    String::from_utf8_lossy(&shown).into_owned()
+    shown.push_str(&String::from_utf8_lossy(&text.as_bytes()[copied..]));
+    shown
+}
+
+/// Returns a string of one character for each byte, with blanks for each `+`.
+#[cfg(feature = "serve")]
+fn without_plus(text: &[DecodedByte]) -> String {
+    let chars = text.iter().map(|char| match char.byte {
+        b'+' => ' ',
+        byte => char::from(byte),
+    });
+    chars.collect()
 }
 
 fn may_be_key(word: &[u8]) -> bool {
@@ -305,6 +307,15 @@ mod tests {
         ] {
             assert_eq!(without_text(text, hidden), expected, "{text}");
         }
+    }
+
+    /// Regression: each character of the text was compared with as many of the hidden one.
+    #[cfg(feature = "serve")]
+    #[test]
+    fn a_long_text_that_nearly_repeats_a_long_hidden_one_takes_no_longer() {
+        let text = "a".repeat(1 << 20);
+        let hidden = format!("{}b", "a".repeat(1 << 19));
+        assert_eq!(without_text(&text, &hidden), text);
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use crate::admin::AdminError;
 use crate::guard::Topic;
 use crate::keyguard::KeyGuard;
 use crate::store::with_causes;
-use crate::sys::outcome;
+use crate::sys::write_outcome;
 use crate::time::Timestamp;
 use crate::time::duration::duration_argument;
 
@@ -92,15 +92,11 @@ pub(crate) struct Backups {
 
 impl Backups {
     /// Locks the directory against servers of copies of the data file, which have the same id and would delete these
-    /// backups, until this process ends. Returns false if one of them has locked it.
+    /// backups, until [`run`](Self::run) ends. Returns false if one of them has locked it.
     fn lock(&self) -> io::Result<bool> {
         let mut lock = self.lock.lock();
         if lock.is_none() {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let file = options.open(self.dir.join(format!(".keyguard-{}.lock", self.id)))?;
+            let file = self.open_lock_file()?;
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => return Ok(false),
                 // There are file systems without locks.
@@ -108,6 +104,24 @@ impl Backups {
             }
         }
         Ok(true)
+    }
+
+    /// Opens the lock file, which another user may have created.
+    fn open_lock_file(&self) -> io::Result<File> {
+        let path = self.dir.join(format!(".keyguard-{}.lock", self.id));
+        let created = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
+        let opened = match created {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(&path),
+            created => created,
+        };
+        opened.map_err(|error| {
+            let problem = format!("the lock file `{}`: {error}", path.display());
+            io::Error::new(error.kind(), problem)
+        })
     }
 
     /// Writes backups until `end` changes.
@@ -190,7 +204,7 @@ impl Backups {
             AdminError::BackupNotWritten { source, .. } => failed(&format!(
                 "a backup in `{}` {}: {source}",
                 self.dir.display(),
-                outcome(&source)
+                write_outcome(&source)
             )),
             error => failed(&with_causes(&error)),
         })?;
@@ -303,6 +317,33 @@ mod tests {
         assert!(error.contains("another server"), "{error}");
         drop(first);
         second.write(&guard).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_cannot_be_opened_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".keyguard-1f3a9c02.lock");
+        fs::create_dir(&path).unwrap();
+        let error = backups(dir.path()).lock().unwrap_err().to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
+
+    /// Regression: a lock file that root had created could not be used by the user of the service. Root may write
+    /// all files, so only other users test this.
+    #[test]
+    fn a_lock_file_of_another_user_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".keyguard-1f3a9c02.lock");
+        let mut permissions = File::create(&path)
+            .unwrap()
+            .metadata()
+            .unwrap()
+            .permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(&path, permissions).unwrap();
+        let [first, second] = [(); 2].map(|()| backups(dir.path()));
+        assert!(first.lock().unwrap());
+        assert!(!second.lock().unwrap());
     }
 
     fn now() -> Timestamp {

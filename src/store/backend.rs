@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
-use crate::lockout::{Lock, LockChange};
+use crate::lockout::{Lock, LockChange, LockId};
 use crate::model::{
     AuditEntry, BackendHealth, Delivery, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery,
     WebhookEvent,
@@ -350,8 +350,11 @@ pub(crate) enum ChangeEvent {
     Org(OrgId),
     /// Changed locks, in their current state.
     Locks(Vec<LockChange>),
-    /// All current locks.
-    AllLocks(Vec<Lock>),
+    /// All current locks, except for those that this process has changed meanwhile.
+    AllLocks {
+        locks: Vec<Lock>,
+        except: Vec<LockId>,
+    },
     /// Any key or organization may have changed: events were lost, or the connection was lost for too
     /// long.
     Everything,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::input::InvalidInput;
 use crate::policy::InvalidPolicy;
-use crate::sys::outcome;
+use crate::sys::write_outcome;
 
 /// Why a guard could not be opened. An existing data file is not changed.
 #[derive(Debug, thiserror::Error)]
@@ -249,7 +249,7 @@ pub enum OpenError {
     },
     /// A copy of a data file could not be written. Nothing is left at its path, unless only its directory could not
     /// be synced, which the text says.
-    #[error("`{}` {}", path.display(), outcome(source))]
+    #[error("`{}` {}", path.display(), write_outcome(source))]
     #[non_exhaustive]
     NotWritten {
         /// The path of the copy.

@@ -204,7 +204,7 @@ fn no_hard_links(error: &io::Error) -> bool {
 struct NotSynced(io::Error);
 
 /// Says for an error of [`AtomicFile`] whether the file has its name.
-pub(crate) fn outcome(error: &io::Error) -> &'static str {
+pub(crate) fn write_outcome(error: &io::Error) -> &'static str {
     match error.get_ref().is_some_and(|inner| inner.is::<NotSynced>()) {
         true => "was written, but a power cut may undo that",
         false => "was not written",
@@ -309,7 +309,7 @@ mod tests {
             .unwrap_err();
         assert!(target.exists());
         assert_eq!(
-            outcome(&error),
+            write_outcome(&error),
             "was written, but a power cut may undo that"
         );
         let problem = "the file is there, but its directory cannot be synced: ";
@@ -318,7 +318,7 @@ mod tests {
         let new = AtomicFile::new(&target).unwrap();
         let error = new.take_name(&target).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(outcome(&error), "was not written");
+        assert_eq!(write_outcome(&error), "was not written");
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) use tokio::time::Instant;
 #[cfg(all(test, feature = "postgres", feature = "redis"))]
 pub(crate) use tokio::time::Instant as MonotonicInstant;
 
-pub(crate) use self::atomic_file::{AtomicFile, outcome};
+pub(crate) use self::atomic_file::{AtomicFile, write_outcome};
 pub(crate) use self::disk_space::DiskSpace;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) use self::io_thread::spawn_io;

@@ -3,7 +3,7 @@
 #[cfg(all(unix, feature = "serve"))]
 pub(crate) use self::unix::alterability;
 #[cfg(unix)]
-pub(crate) use self::unix::{data_file_exposure, exposure, owner_of, trusted_by_me};
+pub(crate) use self::unix::{data_file_exposure, exposure, open_verified, owner_of, trusted_by_me};
 
 /// Whether a process of user `me` that works on a data file of `owner` trusts user `uid`. Trusted
 /// are `me`, the owner and root.
@@ -15,8 +15,9 @@ fn is_trusted(uid: u32, me: u32, owner: Option<u32>) -> bool {
 
 #[cfg(unix)]
 mod unix {
-    use std::fs::Metadata;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::fs::{File, Metadata};
+    use std::io;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
     use std::path::Path;
 
     use super::is_trusted;
@@ -39,6 +40,29 @@ mod unix {
     /// Whether this process, which works on a data file of `owner`, trusts a user.
     pub(crate) fn trusted_by_me(uid: u32, owner: Option<u32>) -> bool {
         is_trusted(uid, rustix::process::geteuid().as_raw(), owner)
+    }
+
+    /// Opens a file or a pipe once `verify` has accepted it, and the link to it if there is one.
+    pub(crate) fn open_verified<E>(
+        path: &Path,
+        verify: impl Fn(&Metadata) -> Result<(), E>,
+        failed: impl Fn(io::Error) -> E,
+    ) -> Result<File, E> {
+        let link = std::fs::symlink_metadata(path).map_err(&failed)?;
+        if link.is_symlink() {
+            verify(&link)?;
+        }
+        // Checked first, because opening a pipe waits for its other side.
+        let found = std::fs::metadata(path).map_err(&failed)?;
+        if found.file_type().is_fifo() {
+            verify(&found)?;
+        } else if !found.is_file() {
+            let problem = "it is neither a file nor a pipe";
+            return Err(failed(io::Error::other(problem)));
+        }
+        let file = File::open(path).map_err(&failed)?;
+        verify(&file.metadata().map_err(&failed)?)?;
+        Ok(file)
     }
 
     /// The reason why a file is not private, and its remedy.

@@ -26,7 +26,8 @@ const PARENT: &str = "b7ad6b7169203331";
 /// A collector that keeps what it receives.
 struct Collector {
     url: String,
-    received: Arc<Mutex<Vec<Value>>>,
+    /// Heads and bodies.
+    received: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
 impl Collector {
@@ -42,7 +43,7 @@ impl Collector {
             None => format!("http://127.0.0.1:{port}"),
             Some(_) => format!("https://localhost:{port}"),
         };
-        let received = Arc::<Mutex<Vec<Value>>>::default();
+        let received = Arc::<Mutex<Vec<(String, Value)>>>::default();
         let kept = Arc::clone(&received);
         let tls = tls.map(Arc::new);
         thread::spawn(move || {
@@ -62,7 +63,7 @@ impl Collector {
 
     fn spans(&self) -> Vec<Value> {
         let received = self.received.lock();
-        let spans = received.iter().map(|export| {
+        let spans = received.iter().map(|(_, export)| {
             let resource = &export["resourceSpans"][0];
             let name = &resource["resource"]["attributes"][0];
             assert_eq!(
@@ -79,9 +80,9 @@ impl Collector {
 }
 
 /// Reads an export and accepts it; `None` if the client ends the connection before.
-fn accept(mut stream: impl Read + Write) -> Option<Value> {
+fn accept(mut stream: impl Read + Write) -> Option<(String, Value)> {
     let mut text = Vec::new();
-    let body = loop {
+    let (head, body) = loop {
         let mut chunk = [0; 4_096];
         let read = stream.read(&mut chunk).ok().filter(|read| *read > 0)?;
         text.extend_from_slice(&chunk[..read]);
@@ -93,12 +94,12 @@ fn accept(mut stream: impl Read + Write) -> Option<Value> {
         let mut lines = head.lines();
         let length = lines.find_map(|line| line.strip_prefix("content-length: "));
         if body.len() == length.unwrap().parse::<usize>().unwrap() {
-            break body.to_owned();
+            break (head.to_owned(), body.to_owned());
         }
     };
     let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
     stream.write_all(response).unwrap();
-    Some(serde_json::from_str(&body).unwrap())
+    Some((head, serde_json::from_str(&body).unwrap()))
 }
 
 #[test]
@@ -285,6 +286,43 @@ fn a_collector_that_is_away_delays_nothing() {
         let response = request(&server.address, "POST", "/v1/check", &fields, &body);
         assert_eq!(response.status, 200);
     }
+    terminate(&mut server);
+}
+
+#[test]
+fn header_fields_of_the_environment_are_sent_to_the_collector() {
+    let (collector, dir) = (Collector::start(), TempDir::new().unwrap());
+    let key = data_file(dir.path(), 60);
+    let mut command = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    command.args(["--otlp-endpoint", &collector.url]);
+    let fields = "authorization=Bearer%20abc,content-type=text/plain";
+    command.env("OTEL_EXPORTER_OTLP_HEADERS", fields);
+    let mut server = Server::spawn(command);
+    traced(&server, &key);
+    terminate(&mut server);
+    let received = collector.received.lock();
+    let (head, _) = &received[0];
+    for field in [
+        "authorization: Bearer abc",
+        "content-type: application/json",
+    ] {
+        assert_eq!(head.matches(field).count(), 1, "{head}");
+    }
+    assert_eq!(head.matches("content-type").count(), 1, "{head}");
+}
+
+#[test]
+fn unusable_header_fields_in_the_environment_are_a_warning_without_them() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let mut command = keyguard(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    command.args(["--otlp-endpoint", "http://127.0.0.1:4318"]);
+    command.env("OTEL_EXPORTER_OTLP_HEADERS", "Bearer hidden");
+    let mut server = Server::spawn(command);
+    let stats = done(dir.path(), &["stats", "--json"]);
+    let warning = "no spans are exported: OTEL_EXPORTER_OTLP_HEADERS cannot be used: ";
+    assert!(stats.contains(warning), "{stats}");
+    assert!(!stats.contains("hidden"), "{stats}");
     terminate(&mut server);
 }
 

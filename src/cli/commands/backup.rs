@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::connection::{back_up, backup_progress};
-use crate::cli::copying::{report, require_file, with_progress};
+use crate::cli::copying::{CopyReport, report, require_file, with_progress};
 use crate::cli::settings::program_at;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::sys::shell::quoted;
@@ -47,5 +47,12 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         ("secret", "not included: keep a copy elsewhere".to_owned()),
         ("restore", restore),
     ];
-    report(cli, "Backup written", &opts.file, &copied, &notes, &[])
+    let copy = CopyReport {
+        title: "Backup written",
+        file: &opts.file,
+        copied,
+        notes: &notes,
+        fields: &[],
+    };
+    report(cli, copy)
 }

@@ -1,7 +1,7 @@
 //! `compact`
 
 use crate::cli::connection::compact;
-use crate::cli::copying::{report, with_progress};
+use crate::cli::copying::{CopyReport, report, with_progress};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -12,5 +12,12 @@ pub(crate) fn run(cli: &Cli) -> Result<Exit, CliError> {
     let before = std::fs::metadata(&cli.db).map_or(0, |file| file.len());
     let copied = with_progress(|progress| compact(&cli.db, progress), || None)?;
     let notes = [("before", before.to_string())];
-    report(cli, "Compacted", &cli.db, &copied, &notes, &[])
+    let copy = CopyReport {
+        title: "Compacted",
+        file: &cli.db,
+        copied,
+        notes: &notes,
+        fields: &[],
+    };
+    report(cli, copy)
 }

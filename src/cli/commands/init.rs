@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::admin::FailureCode;
 use crate::admin::command::{CreateOrg, FindOrg, GetStats};
 use crate::cli::connection::{GuardConnection, open_in_turn};
-use crate::cli::new_key::{Initialized, NewKey, NewKeyArgs};
+use crate::cli::new_key::{Initialized, NewKey, NewKeyArgs, Storage};
 use crate::cli::render::Panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::{followed, secret_path};
@@ -33,33 +33,32 @@ pub(crate) struct Opts {
 /// Creates the data file or the tables of the database and, if named, an organization with a key. Changes
 /// nothing that exists.
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let created = create_storage(cli)?;
-    let secret = match created {
-        Some(_) => Some(secret_path(&followed(&cli.db)?)).filter(|secret| secret.exists()),
-        None => None,
+    let storage = create_storage(cli)?;
+    let secret = match storage {
+        Storage::Database => None,
+        _ => Some(secret_path(&followed(&cli.db)?)).filter(|secret| secret.exists()),
     };
     let secret = secret.map(|secret| secret.display().to_string());
     match opts.org_name {
-        Some(org_name) => create_key(cli, org_name, opts.label, opts.key, created, secret),
-        None => print_storage(cli, created, secret),
+        Some(org_name) => create_key(cli, org_name, opts.label, opts.key, storage, secret),
+        None => print_storage(cli, storage, secret),
     }?;
     Ok(Exit::Done)
 }
 
-/// Creates the data file or the tables of the database. Returns whether the data file is new, and `None`
-/// with a database.
-fn create_storage(cli: &Cli) -> Result<Option<bool>, CliError> {
+/// Creates the data file or the tables of the database.
+fn create_storage(cli: &Cli) -> Result<Storage, CliError> {
     if cli.is_on_server() {
         // Unlike opening the database, a query fails if the server is down.
         cli.connect()?.execute(GetStats {})?;
-        return Ok(None);
+        return Ok(Storage::Database);
     }
-    let is_new = !cli.db.exists();
-    match is_new {
-        true => drop(open_in_turn(&cli.db, &cli.config()?.socket(false))?),
-        false => drop(cli.connect()?),
+    if cli.db.exists() {
+        cli.connect()?;
+        return Ok(Storage::FoundFile);
     }
-    Ok(Some(is_new))
+    open_in_turn(&cli.db, &cli.config()?.socket(false))?;
+    Ok(Storage::NewFile)
 }
 
 fn create_key(
@@ -67,7 +66,7 @@ fn create_key(
     org_name: String,
     label: String,
     key: NewKeyArgs,
-    created: Option<bool>,
+    storage: Storage,
     secret: Option<String>,
 ) -> Result<(), CliError> {
     let quiet = key.quiet;
@@ -76,13 +75,13 @@ fn create_key(
     let reply = key.create(&mut connection, org_name, label)?;
     // Standard output may block; other commands must not wait for it.
     drop(connection);
-    let db = match created {
-        Some(_) => cli.db.display().to_string(),
-        None => "postgres".to_owned(),
+    let db = match storage {
+        Storage::Database => "postgres".to_owned(),
+        _ => cli.db.display().to_string(),
     };
     let new = NewKey {
-        title: match (created, org_created) {
-            (Some(true), _) => "Data file, organization and API key created",
+        title: match (storage, org_created) {
+            (Storage::NewFile, _) => "Data file, organization and API key created",
             (_, true) => "Organization and API key created",
             (_, false) => "API key created",
         },
@@ -90,7 +89,7 @@ fn create_key(
         reply,
         init: Some(Initialized {
             db,
-            created,
+            storage,
             org_created,
             secret,
         }),
@@ -115,14 +114,15 @@ fn create_org(connection: &mut GuardConnection, org_name: &str) -> Result<bool, 
     }
 }
 
-fn print_storage(cli: &Cli, created: Option<bool>, secret: Option<String>) -> Result<(), CliError> {
-    let Some(is_new) = created else {
+fn print_storage(cli: &Cli, storage: Storage, secret: Option<String>) -> Result<(), CliError> {
+    if storage.is_database() {
         return cli.print(&json!({ "db": "postgres", "ready": true }), |style| {
             Panel::new("Database ready")
                 .copied("next", next(cli))
                 .render(style)
         });
-    };
+    }
+    let is_new = storage == Storage::NewFile;
     cli.print(&json!({ "db": cli.db, "created": is_new }), |style| {
         let title = match is_new {
             true => "Data file created",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::connection::restore;
-use crate::cli::copying::{report, require_file, with_progress};
+use crate::cli::copying::{CopyReport, report, require_file, with_progress};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::{existing_secret, followed, secret_path};
 use crate::store::{OpenError, RedbStore};
@@ -73,7 +73,14 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     };
     notes.push(("next", format!("{} audit", cli.program())));
     let fields = [("secret", found)];
-    report(cli, "Restored", &cli.db, &copied, &notes, &fields)
+    let copy = CopyReport {
+        title: "Restored",
+        file: &cli.db,
+        copied,
+        notes: &notes,
+        fields: &fields,
+    };
+    report(cli, copy)
 }
 
 /// The secret for the restored file.

@@ -6,18 +6,22 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::counter::{Rule, SavedIpWindow, SavedValue, Subject, SubjectId};
 use crate::guard::active_locks::ActiveLocks;
+use crate::guard::backends;
 use crate::guard::cached_key::GrantBackends;
 use crate::guard::config::Config;
 use crate::guard::policy_reloader::{PolicyHandle, PolicyReloader};
 use crate::guard::revisions::Revisions;
+use crate::guard::storage::Storage;
 use crate::limit::Limit;
 use crate::limiter::{AnyLimiter, CounterSet, CounterSets, Demand, MemoryLimiter, Subjects};
 use crate::lockout::{AuthFailure, LockChange};
 use crate::log::Log;
-use crate::model::{KeyId, Method, OrgId};
+use crate::model::{EventType, HashedKey, KeyId, Method, OrgId, Secret};
 use crate::net::{ClientIp, IpKey};
 use crate::policy::{CompiledPolicy, Policy};
-use crate::store::{AuditContext, Minute, Rehash, SavedSet, UsageStore};
+use crate::store::{
+    AuditContext, Minute, NewCredential, NewKey, Rehash, SavedSet, Store, UsageStore,
+};
 use crate::sys::{Deadline, block_on};
 use crate::time::{ManualClock, TimeZone, Timestamp};
 
@@ -44,6 +48,7 @@ struct Stored {
     /// The most rows of refusals that one batch had, stored or not.
     most_refusals: usize,
     pruned: Vec<(Timestamp, Timestamp)>,
+    events: Vec<EventType>,
 }
 
 impl Disk {
@@ -90,6 +95,8 @@ impl UsageStore for Disk {
             stored.balances.insert(subject.to_bits(), used.sum());
         }
         stored.dropped += batch.dropped;
+        let kinds = batch.webhook_events.iter().map(|event| event.kind);
+        stored.events.extend(kinds);
         for LockChange { id, lock } in &batch.locks {
             match lock {
                 Some(_) => stored.locked.insert(id.ip),
@@ -563,6 +570,63 @@ fn a_lock_that_could_not_be_stored_is_tried_again() {
     world.locks.expire(START.plus(24 * 60 * MINUTE));
     writer.store_all().unwrap();
     assert_eq!(world.disk.stored().locked, [].into());
+}
+
+/// Opens a file with a key that expires soon.
+fn store_with_expiring_key(dir: &std::path::Path, clock: &ManualClock) -> Arc<dyn Store> {
+    let file = dir.join("keyguard.redb");
+    let config = Config::default().clock(clock.clone());
+    let secret = Secret::from(b"a long random secret".to_vec());
+    let store = backends::store(&Storage::of(&file).unwrap(), &config, &secret).unwrap();
+    let audit = AuditContext::of_program(START, "create", serde_json::Value::Null);
+    let key = NewKey {
+        org_id: store.create_org("acme", &audit).unwrap().id,
+        label: "key".into(),
+        scopes: Vec::new(),
+        rate_limit_per_minute: std::num::NonZeroU32::MIN,
+        limits: Vec::new(),
+        allowed_ips: Default::default(),
+        created_at: START,
+        expires_at: Some(START.plus(24 * 60 * MINUTE)),
+    };
+    let credential = NewCredential {
+        hash: HashedKey([7; 32]),
+        shown_prefix: "kg_live_abcd".into(),
+        created_at: START,
+    };
+    store.create_key(key, credential, &audit).unwrap();
+    store
+}
+
+/// Regression: each minute of a full disk added the same events about keys that expire.
+#[test]
+fn events_of_a_full_disk_and_of_expiring_keys_are_kept_once_for_the_batch_after_it() {
+    let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
+    let events = EventSource::new(
+        store_with_expiring_key(dir.path(), &world.clock),
+        Arc::new(PolicyHandle::new(
+            CompiledPolicy::new(Policy::default()).unwrap(),
+        )),
+        Arc::new(Revisions::new()),
+        Arc::default(),
+        TimeZone::utc(),
+    );
+    let mut writer = Writer {
+        events: Some(events),
+        ..world.writer()
+    };
+    writer.round(false, false).result.unwrap();
+    world.disk.fill_up(true);
+    for _ in 0..10 {
+        world.clock.advance(MINUTE);
+        world.record([200]);
+        writer.round(false, false).result.unwrap_err();
+    }
+    assert_eq!(world.disk.stored().events, []);
+    world.disk.fill_up(false);
+    writer.round(false, false).result.unwrap();
+    let expected = [EventType::KeyExpiring, EventType::DiskFault];
+    assert_eq!(world.disk.stored().events, expected);
 }
 
 #[test]

@@ -126,7 +126,7 @@ impl Writer {
     }
 
     /// Stores everything recorded before, and does maintenance.
-    fn round(&mut self, is_waited_for: bool, closing: bool) -> Round {
+    pub(super) fn round(&mut self, is_waited_for: bool, closing: bool) -> Round {
         self.store.recover(is_waited_for);
         let mut result = self.store_all().and(self.rehash());
         if closing {
@@ -344,7 +344,10 @@ impl Writer {
                 self.locks.expire(timestamp);
                 // A failure shows in the next batch of usage, and the next round tries again.
                 let _ = self.store.prune(timestamp.minus(self.retention), timestamp);
-                if let Some(events) = &self.events {
+                // Otherwise they wait for a batch, which may fail, and would be found again each time.
+                if let Some(events) = &self.events
+                    && self.state.next_events.is_empty()
+                {
                     events.observe_expiries(&mut self.state.next_events, timestamp);
                 }
             }
@@ -353,8 +356,8 @@ impl Writer {
 }
 
 /// The outcome of one round of the writer.
-struct Round {
-    result: Result<(), StoreError>,
+pub(super) struct Round {
+    pub(super) result: Result<(), StoreError>,
     sink_failure: Option<String>,
 }
 

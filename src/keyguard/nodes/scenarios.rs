@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use keyguard_test_support::simulated::Condition;
 
-use super::admin;
+use super::admin::{self, Administrator};
 use super::model::{Server, THRESHOLD};
-use super::shared::{GOOD, Node, address};
+use super::shared::{GOOD, Node, address, host};
 use super::world::{World, refusal};
 use crate::keyguard::KeyGuard;
 use crate::model::Reason;
@@ -17,6 +17,9 @@ use crate::sys::simulation;
 
 /// Longer than a change takes to reach another node, and less than the deadline of a look-up.
 const HELD_BACK: Duration = Duration::from_millis(80);
+
+/// Enough for a notification and two round trips.
+const SOON: Duration = Duration::from_millis(15);
 
 /// Runs a scenario at each of these milliseconds. It returns whether the coincidence happened.
 #[track_caller]
@@ -54,6 +57,21 @@ impl World {
     /// Stores what a node has recorded.
     fn store(&self, node: &Node) -> Result<(), String> {
         simulation::block_on(admin::store(&self.shared, node))
+    }
+
+    /// Checks that a node has this number of locks from the end of a call on. Returns whether the call ended before
+    /// what is held back arrived.
+    #[track_caller]
+    fn stays(node: &Node, has_ended: &Cell<bool>, locks: usize) -> bool {
+        let mut happened = false;
+        for passed in 0..150 {
+            if has_ended.get() {
+                happened |= Duration::from_millis(passed) < HELD_BACK;
+                assert_eq!(node.kg.admin().list_blocks().len(), locks);
+            }
+            simulation::wait(Duration::from_millis(1));
+        }
+        happened
     }
 
     fn first_key(&self) -> String {
@@ -162,9 +180,98 @@ fn a_lock_is_in_force_though_an_earlier_lift_was_read_before_it() {
             simulation::wait(Duration::from_millis(1));
         }
         let happened = !node.kg.admin().list_blocks().is_empty();
-        block(&node.kg, 0);
+        let is_set = begin(&node, |kg| block(kg, 0));
+        World::stays(&node, &is_set, 1);
         World::settle();
         world.assert_locked(0, true);
+        happened
+    });
+}
+
+/// Regression: no lock of another node was applied while a newer change of this node was there.
+#[test]
+fn a_lock_is_soon_in_force_on_a_node_that_creates_keys_all_the_time() {
+    at_each(0..10, |world, _| {
+        let (node, other) = world.nodes();
+        let creators = [(); 4].map(|()| {
+            let (shared, creator) = (Rc::clone(&world.shared), Rc::clone(&node));
+            simulation::spawn(async move {
+                loop {
+                    Administrator(Rc::clone(&shared)).create_key(&creator).await;
+                }
+            })
+        });
+        let mut longest = Duration::ZERO;
+        for change in [block, unblock].repeat(20) {
+            let before = other.kg.admin().list_blocks().len();
+            change(&other.kg, 0);
+            let mut passed = Duration::ZERO;
+            while node.kg.admin().list_blocks().len() == before {
+                simulation::wait(Duration::from_millis(1));
+                passed += Duration::from_millis(1);
+            }
+            longest = longest.max(passed);
+        }
+        creators.iter().for_each(|creator| creator.abort());
+        assert!(longest < SOON, "{longest:?}");
+        true
+    });
+}
+
+/// A node reads all locks after its session was lost. It sets or lifts a lock while an older list is held back.
+fn change_during_list(is_set: bool) {
+    at_each(60..160, |world, millis| {
+        let (node, _) = world.nodes();
+        if !is_set {
+            block(&node.kg, 0);
+        }
+        World::settle();
+        world.shared.network.reset(&host(node.id, Server::Postgres));
+        // Opens a connection for the change.
+        refusal(&node, &world.shared.unknown, 1);
+        simulation::wait(millis);
+        world.hold_back(&node);
+        let has_ended = begin(&node, move |kg| match is_set {
+            true => block(kg, 0),
+            false => unblock(kg, 0),
+        });
+        let happened = World::stays(&node, &has_ended, usize::from(is_set));
+        World::settle();
+        world.assert_locked(0, is_set);
+        happened
+    });
+}
+
+#[test]
+fn a_lock_is_in_force_though_a_list_of_all_locks_without_it_was_read_before() {
+    change_during_list(true);
+}
+
+#[test]
+fn a_lock_is_lifted_though_a_list_of_all_locks_with_it_was_read_before() {
+    change_during_list(false);
+}
+
+/// This node has not seen the longer lock yet when it sets its own.
+#[test]
+fn nodes_that_lock_an_address_at_once_agree_on_the_end() {
+    at_each(10..50, |world, millis| {
+        let (node, other) = world.nodes();
+        World::settle();
+        let has_ended = begin(&other, |kg| {
+            let lasts = Duration::from_secs(2 * 86_400);
+            kg.admin().block(address(0), None, lasts).unwrap();
+        });
+        simulation::wait(millis);
+        world.hold_back(&node);
+        while !has_ended.get() {
+            simulation::wait(Duration::from_millis(1));
+        }
+        let happened = node.kg.admin().list_blocks().is_empty();
+        block(&node.kg, 0);
+        World::settle();
+        let ends = [node, other].map(|node| node.kg.admin().list_blocks()[0].until);
+        assert_eq!(ends[0], ends[1]);
         happened
     });
 }
@@ -175,6 +282,8 @@ fn revoke_during_look_up(while_read: bool) {
     at_each(0..10, |world, millis| {
         let ((node, other), text) = (world.nodes(), world.first_key());
         let id = world.shared.model.borrow().keys[0].id;
+        // Between two polls, which would be held back, too.
+        simulation::wait(Duration::from_millis(1_500));
         let has_read = Rc::new(Cell::new(false));
         let (reader, key, ended) = (Rc::clone(&node), text.clone(), Rc::clone(&has_read));
         simulation::spawn(async move {

@@ -42,10 +42,12 @@ pub(crate) struct Locks {
     /// The last trusted time, in milliseconds since the Unix epoch.
     trusted_at: AtomicU64,
     /// Locks to be stored.
-    changed: Mutex<Vec<LockId>>,
+    changed: Mutex<IdSet>,
     /// Locks that were taken last: they are being stored, or could not be stored yet.
-    taken: Mutex<Vec<LockId>>,
+    taken: Mutex<IdSet>,
 }
+
+type IdSet = HashSet<LockId, RandomState>;
 
 #[derive(Debug, Default)]
 struct Shard {
@@ -130,7 +132,10 @@ impl Locks {
     /// Adds a lock, [joined](Lock::joined) with an existing one. Returns false if the table is full
     /// and nothing could be merged.
     pub(crate) fn add(&self, lock: Lock, now: Timestamp) -> bool {
-        self.insert(lock, now, false, |id| self.changed.lock().push(id))
+        let note = |id| {
+            self.changed.lock().insert(id);
+        };
+        self.insert(lock, now, false, note)
     }
 
     /// Whether a lock exists or fits.
@@ -146,7 +151,7 @@ impl Locks {
         let id = stored.id();
         self.insert(stored.clone(), now, true, |_| ());
         if self.get(&id).is_some_and(|lock| lock != stored) {
-            self.changed.lock().push(id);
+            self.changed.lock().insert(id);
         }
     }
 
@@ -170,11 +175,10 @@ impl Locks {
             }
             let mut locks = shard.locks.lock();
             // Additions to this shard are noted while its mutex is held.
-            let mut pending = self.changed.lock().clone();
-            pending.extend_from_slice(&self.taken.lock());
+            let (changed, taken) = (self.changed.lock(), self.taken.lock());
             self.retain(shard, &mut locks, |lock| {
                 let id = lock.id();
-                stored.contains(&id) || pending.contains(&id)
+                stored.contains(&id) || changed.contains(&id) || taken.contains(&id)
             });
         }
     }
@@ -227,7 +231,9 @@ impl Locks {
         });
         let mut changed = self.changed.lock();
         changed.extend(removed.iter().map(Lock::id));
-        changed.retain(|id| deleted.iter().all(|deleted| deleted.id != *id));
+        for deleted in deleted {
+            changed.remove(&deleted.id);
+        }
         drop(changed);
         removed
     }
@@ -283,13 +289,14 @@ impl Locks {
     /// The locks changed since the last call, in their current state. To be called once the changes of the
     /// last call are stored.
     pub(crate) fn take_changes(&self) -> Vec<LockChange> {
-        let mut ids = {
+        let mut ids: Vec<_> = {
             let mut changed = self.changed.lock();
-            self.taken.lock().clone_from(&changed);
-            std::mem::take(&mut *changed)
+            let taken = std::mem::take(&mut *changed);
+            let ids = taken.iter().cloned().collect();
+            *self.taken.lock() = taken;
+            ids
         };
         ids.sort_unstable();
-        ids.dedup();
         ids.into_iter()
             .map(|id| LockChange {
                 lock: self.get(&id),
@@ -395,7 +402,7 @@ impl Locks {
         for members in members.chunk_by(|a, b| family(a) == family(b)) {
             // The merged locks are fewer, so they fit.
             if let Some(merged) = merged(members) {
-                changed.push(merged.id());
+                changed.insert(merged.id());
                 locks.entry(merged.ip).or_default().push(merged);
                 self.len.fetch_add(1, Ordering::AcqRel);
                 shard.len.fetch_add(1, Ordering::Release);

@@ -371,3 +371,14 @@ fn keep_removes_unstored_locks_but_not_pending_ones() {
     assert_eq!(left, [true, false, true, true]);
     assert_eq!(locks.len(), 3);
 }
+
+/// Regression: while nothing could be stored, each change of a lock took more memory.
+#[test]
+fn a_lock_that_changes_often_is_noted_once() {
+    let locks = Locks::new(16);
+    for until in 1..=1_000 {
+        locks.add(lock("192.0.2.1", LockScope::All, until), at(0));
+    }
+    assert_eq!(locks.changed.lock().len(), 1);
+    assert_eq!(locks.take_changes().len(), 1);
+}

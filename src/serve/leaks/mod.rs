@@ -41,8 +41,8 @@ const ACTOR: &str = "leak report";
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LeakSettings {
     /// Accept reports of leaked keys at `POST /v1/leaks`, signed with a public key in this file: the JSON of
-    /// https://api.github.com/meta/public_keys/secret_scanning. Other users must not be able to change the file.
-    /// SIGHUP reads it again
+    /// https://api.github.com/meta/public_keys/secret_scanning. Other users must not be able to change the file
+    /// or its directory; only the file is checked. SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     leak_keys: Option<PathBuf>,
     /// What to do about a leaked key: revoke it (revoke), or only warn of it (warn)
@@ -75,7 +75,7 @@ impl LeakSettings {
         let Some(file) = &self.leak_keys else {
             return Ok(None);
         };
-        let reporters = Reporters::read(file.clone(), data.into());
+        let reporters = Reporters::read(file.clone(), data);
         let reporters = reporters.map_err(ServeError::LeakKeys)?;
         Ok(Some(Arc::new(LeakReports {
             guard: guard.clone(),

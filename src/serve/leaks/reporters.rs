@@ -1,9 +1,6 @@
 //! The public keys of reporters.
 
-use std::fs;
-#[cfg(unix)]
-use std::fs::{File, Metadata};
-#[cfg(unix)]
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +14,10 @@ use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 #[cfg(unix)]
-use crate::sys::ownership::{alterability, owner_of};
+use crate::sys::ownership::{alterability, open_verified, owner_of};
+
+/// The largest size of the file.
+const MAX_BYTES: u64 = 1 << 20;
 
 pub(super) const SIGNATURE: &str = "Github-Public-Key-Signature";
 const IDENTIFIER: &str = "Github-Public-Key-Identifier";
@@ -25,21 +25,22 @@ const IDENTIFIER: &str = "Github-Public-Key-Identifier";
 /// The public keys in a file.
 pub(super) struct Reporters {
     file: PathBuf,
-    /// The data file, whose owner may be that of the file, or the URL of a database.
-    data: PathBuf,
+    /// The owner of the data file, who may also own this file.
+    owner: Option<u32>,
     keys: ArcSwap<PublicKeys>,
 }
 
 impl Reporters {
-    /// Reads the file; the error names it.
-    pub(super) fn read(file: PathBuf, data: PathBuf) -> Result<Self, String> {
-        let keys = ArcSwap::from_pointee(PublicKeys::read(&file, &data)?);
-        Ok(Self { file, data, keys })
+    /// Reads the file; the error names it. `data` is the data file, or the URL of a database.
+    pub(super) fn read(file: PathBuf, data: &Path) -> Result<Self, String> {
+        let owner = owner_of(data);
+        let keys = ArcSwap::from_pointee(PublicKeys::read(&file, owner)?);
+        Ok(Self { file, owner, keys })
     }
 
     /// Reads the file again. An invalid one changes nothing.
     pub(super) fn reload(&self) -> Result<(), String> {
-        let keys = PublicKeys::read(&self.file, &self.data)?;
+        let keys = PublicKeys::read(&self.file, self.owner)?;
         self.keys.store(keys.into());
         Ok(())
     }
@@ -103,8 +104,8 @@ struct KeyInFile {
 }
 
 impl PublicKeys {
-    fn read(file: &Path, data: &Path) -> Result<Self, String> {
-        let keys = read_public(file, data).and_then(|text| Self::parse(&text));
+    fn read(file: &Path, owner: Option<u32>) -> Result<Self, String> {
+        let keys = read_public(file, owner).and_then(|text| Self::parse(&text));
         keys.map_err(|problem| format!("`{}`: {problem}", file.display()))
     }
 
@@ -129,29 +130,40 @@ impl PublicKeys {
     }
 }
 
-/// Reads a file that everybody may read, and that only this user, root and the owner of the data file may change.
+fn read_public(path: &Path, owner: Option<u32>) -> Result<Vec<u8>, String> {
+    let mut text = Vec::new();
+    let mut file = open_public(path, owner)?.take(MAX_BYTES + 1);
+    file.read_to_end(&mut text).map_err(failed)?;
+    match file.limit() {
+        0 => Err(format!("it is longer than {MAX_BYTES} bytes")),
+        _ => Ok(text),
+    }
+}
+
+/// Opens a file that everybody may read, and that only this user, root and the owner of the data file may change.
 #[cfg(unix)]
-fn read_public(path: &Path, data: &Path) -> Result<Vec<u8>, String> {
-    let failed = |error: io::Error| error.to_string();
-    let owner = owner_of(data);
-    let verify = |found: &Metadata| match alterability(path, found, owner) {
+fn open_public(path: &Path, owner: Option<u32>) -> Result<File, String> {
+    let verify = |found: &std::fs::Metadata| match alterability(path, found, owner) {
         Some(exposure) => Err(format!("{}; run `{}`", exposure.problem, exposure.command)),
+        // A pipe cannot be read again.
+        None if !found.is_file() && !found.is_symlink() => Err("it is not a file".into()),
         None => Ok(()),
     };
-    let link = fs::symlink_metadata(path).map_err(failed)?;
-    if link.is_symlink() {
-        verify(&link)?;
-    }
-    let mut file = File::open(path).map_err(failed)?;
-    verify(&file.metadata().map_err(failed)?)?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).map_err(failed)?;
-    Ok(text)
+    open_verified(path, verify, failed)
 }
 
 #[cfg(not(unix))]
-fn read_public(path: &Path, _: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| error.to_string())
+fn open_public(path: &Path, _: Option<u32>) -> Result<File, String> {
+    File::open(path).map_err(failed)
+}
+
+#[cfg(not(unix))]
+fn owner_of(_: &Path) -> Option<u32> {
+    None
+}
+
+fn failed(error: io::Error) -> String {
+    error.to_string()
 }
 
 impl TryFrom<KeyInFile> for PublicKey {
@@ -216,7 +228,7 @@ mod tests {
     fn reporters(keys: &[(&str, &str)]) -> Reporters {
         Reporters {
             file: PathBuf::new(),
-            data: PathBuf::new(),
+            owner: None,
             keys: ArcSwap::from_pointee(PublicKeys::parse(&file(keys)).unwrap()),
         }
     }
@@ -291,5 +303,26 @@ mod tests {
             let error = PublicKeys::parse(&file).err().unwrap();
             assert!(error.contains(problem), "{error}");
         }
+    }
+
+    #[test]
+    fn files_that_are_too_long_are_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(MAX_BYTES + 1).unwrap();
+        let error = Reporters::read(file.path().into(), Path::new("")).err();
+        let error = error.unwrap();
+        assert!(error.contains("longer than 1048576 bytes"), "{error}");
+    }
+
+    /// Regression: the start waited for the other side of the pipe.
+    #[cfg(unix)]
+    #[test]
+    fn pipes_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("keys");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let error = Reporters::read(pipe, Path::new("")).err().unwrap();
+        assert!(error.contains("not a file"), "{error}");
     }
 }

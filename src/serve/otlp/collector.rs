@@ -4,7 +4,7 @@ use std::io;
 use std::str::FromStr;
 
 use bytes::Bytes;
-use http::{Request, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use http_body_util::Full;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -55,6 +55,8 @@ impl FromStr for Endpoint {
 /// A collector.
 pub(super) struct Collector {
     pub(super) endpoint: Endpoint,
+    /// Further header fields of requests.
+    pub(super) headers: HeaderMap,
     /// `None` without TLS.
     pub(super) tls: Option<TlsConnector>,
 }
@@ -62,11 +64,14 @@ pub(super) struct Collector {
 impl Collector {
     pub(super) async fn send(&self, body: String) -> io::Result<()> {
         let Endpoint { host, port, .. } = &self.endpoint;
-        let request = Request::post(&self.endpoint.path)
-            .header(header::HOST, &self.endpoint.authority)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(io::Error::other)?;
+        let host_field = HeaderValue::from_str(&self.endpoint.authority);
+        let json = HeaderValue::from_static("application/json");
+        let mut headers = self.headers.clone();
+        headers.insert(header::HOST, host_field.map_err(io::Error::other)?);
+        headers.insert(header::CONTENT_TYPE, json);
+        let request = Request::post(&self.endpoint.path).body(Full::new(Bytes::from(body)));
+        let mut request = request.map_err(io::Error::other)?;
+        *request.headers_mut() = headers;
         let stream = http_client::connect((host.as_str(), *port)).await?;
         let head = match &self.tls {
             None => http_client::send(stream, request).await?,

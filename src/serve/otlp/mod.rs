@@ -5,6 +5,7 @@
 
 mod collector;
 mod exporter;
+mod headers;
 mod span;
 mod trace_context;
 
@@ -33,6 +34,7 @@ const CAPACITY: usize = 4_096;
 /// programs of a machine.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const CA: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
+const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct OtlpOpts {
@@ -77,9 +79,20 @@ impl OtlpOpts {
                 }
             },
         };
+        let fields = of_environment(HEADERS).unwrap_or_default();
+        let headers = match headers::parse(&fields.to_string_lossy()) {
+            Ok(headers) => headers,
+            Err(expected) => {
+                unusable(format!("{HEADERS} cannot be used: {expected}"));
+                return Ok(None);
+            }
+        };
         if !endpoint.is_encrypted {
-            let tls = None;
-            return Ok(Some(Collector { endpoint, tls }));
+            return Ok(Some(Collector {
+                endpoint,
+                headers,
+                tls: None,
+            }));
         }
         let ca = of_environment(CA).map(PathBuf::from);
         let tls = match given {
@@ -89,6 +102,7 @@ impl OtlpOpts {
         let tls = tls.inspect_err(|error| unusable(error.to_string())).ok();
         Ok(tls.map(|tls| Collector {
             endpoint,
+            headers,
             tls: Some(tls),
         }))
     }

@@ -1,6 +1,5 @@
 //! The feed: changes of other nodes, read from the table of changes.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use tokio_postgres::Row;
@@ -23,6 +22,15 @@ pub(super) enum FeedEntry {
     Lock(LockId),
 }
 
+impl FeedEntry {
+    pub(super) fn lock(&self) -> Option<&LockId> {
+        match self {
+            Self::Lock(id) => Some(id),
+            _ => None,
+        }
+    }
+}
+
 /// The changes up to a generation.
 pub(super) struct FeedPage {
     pub(super) generation: i64,
@@ -35,13 +43,14 @@ pub(super) struct FeedPage {
     pub(super) time: Timestamp,
 }
 
-/// Reads the changes after a generation, without those of this store. Begins with
-/// [`ChangeEvent::Everything`] and all locks if they are no longer listed, if no generation is given,
-/// or if requested.
+/// Reads the changes after a generation, without those that `is_own` excludes, and some locks in any case. Begins
+/// with [`ChangeEvent::Everything`] and all locks if they are no longer listed, if no generation is
+/// given, or if requested.
 pub(super) async fn read(
     conn: &Conn,
     after: Option<i64>,
-    own: &RefCell<BTreeSet<i64>>,
+    is_own: impl Fn(i64) -> bool,
+    locks: BTreeSet<LockId>,
     wanted: bool,
 ) -> Result<FeedPage, StoreError> {
     let rows = conn
@@ -62,10 +71,11 @@ pub(super) async fn read(
     let mut changes = Vec::new();
     if wanted || !is_listed {
         changes.push(ChangeEvent::Everything);
-        changes.push(ChangeEvent::AllLocks(locks::all(conn).await?));
+        let (locks, except) = (locks::all(conn).await?, Vec::new());
+        changes.push(ChangeEvent::AllLocks { locks, except });
     }
     if is_listed {
-        changes.extend(listed(conn, &rows, own).await?);
+        changes.extend(listed(conn, &rows, is_own, locks).await?);
     }
     Ok(FeedPage {
         generation,
@@ -85,15 +95,15 @@ fn concerns_keys(row: &Row) -> bool {
 async fn listed(
     conn: &Conn,
     rows: &[Row],
-    own: &RefCell<BTreeSet<i64>>,
+    is_own: impl Fn(i64) -> bool,
+    mut locks: BTreeSet<LockId>,
 ) -> Result<Vec<ChangeEvent>, StoreError> {
     let mut changes = Vec::new();
-    let mut locks = BTreeSet::new();
     for row in rows {
         let Some(generation) = row.try_get::<_, Option<i64>>(2)? else {
             continue;
         };
-        if own.borrow().contains(&generation) {
+        if is_own(generation) {
             continue;
         }
         match decode_entry(row)? {

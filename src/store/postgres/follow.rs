@@ -4,6 +4,7 @@
 //! The follower has its own session, so slow look-ups neither delay changes nor invalidate the
 //! cache.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::feed::FeedPage;
 use super::server_error::{ServerError, is_lost};
 use super::worker::Worker;
 use super::{feed, rows};
+use crate::lockout::LockId;
 use crate::store::{ChangeEvent, StoreError};
 use crate::sys::Instant;
 
@@ -86,7 +88,9 @@ impl Worker {
     async fn catch_up(&self, conn: &Conn) -> Result<(), StoreError> {
         let (start, sent_at) = (Instant::now(), self.clock.now());
         let (after, wanted) = (self.applied.get(), self.is_behind.replace(false));
-        let page = feed::read(conn, after, &self.own, wanted).await;
+        let is_own = |generation| self.own.borrow().contains_key(&generation);
+        let unread = self.unread_locks.borrow().clone();
+        let page = feed::read(conn, after, is_own, unread, wanted).await;
         let page = page.and_then(|page| match conn.is_same_backend(page.backend) {
             true => Ok(page),
             false => Err(ServerError::pooled().into()),
@@ -95,7 +99,7 @@ impl Worker {
             self.is_behind.set(true);
         }
         let mut page = page?;
-        let is_outdated = self.drop_outdated_locks(&mut page);
+        *self.unread_locks.borrow_mut() = self.drop_outdated_locks(&mut page);
         // No await from here on, so that the changes are applied together.
         if page.is_any {
             self.negative_cache.invalidate();
@@ -103,11 +107,8 @@ impl Worker {
         if !self.listener.notify(page.changes) {
             self.is_behind.set(true);
         }
-        // The change that outdated them is announced, and wakes the follower.
-        if !is_outdated {
-            self.applied.set(Some(page.generation));
-            self.own.borrow_mut().retain(|own| *own > page.generation);
-        }
+        self.applied.set(Some(page.generation));
+        (self.own.borrow_mut()).retain(|own, _| *own > page.generation);
         self.clock.follow(page.time, sent_at);
         self.negative_cache.confirm_until(start);
         self.synced_at.set(start);
@@ -115,23 +116,23 @@ impl Worker {
         Ok(())
     }
 
-    /// Drops locks that were read before a change that this store has made meanwhile: the guard has applied that
-    /// one already. Requests a list of all locks again. Returns whether changes of locks are to be read again.
-    fn drop_outdated_locks(&self, page: &mut FeedPage) -> bool {
-        let has_newer = self.own.borrow().last() > Some(&page.generation);
-        if !has_newer {
-            return false;
-        }
-        let mut is_outdated = false;
-        page.changes.retain(|change| {
+    /// Drops and returns the locks of a page that this store has changed meanwhile: the guard has applied those
+    /// changes already. They are announced, and wake the follower.
+    fn drop_outdated_locks(&self, page: &mut FeedPage) -> BTreeSet<LockId> {
+        let own = self.own.borrow();
+        let newer = own.range(page.generation + 1..);
+        let newer: BTreeSet<_> = newer.flat_map(|(_, locks)| locks.clone()).collect();
+        for change in &mut page.changes {
             match change {
-                ChangeEvent::AllLocks(_) => self.is_behind.set(true),
-                ChangeEvent::Locks(_) => is_outdated = true,
-                _ => return true,
+                ChangeEvent::AllLocks { locks, except } => {
+                    locks.retain(|lock| !newer.contains(&lock.id()));
+                    except.extend(newer.iter().cloned());
+                }
+                ChangeEvent::Locks(locks) => locks.retain(|lock| !newer.contains(&lock.id)),
+                _ => {}
             }
-            false
-        });
-        is_outdated
+        }
+        newer
     }
 
     /// Invalidates all cached keys after `max_key_staleness` without contact.

@@ -66,6 +66,7 @@ impl Link {
                 in_flight: InFlight::default(),
                 applied: Cell::new(None),
                 own: RefCell::default(),
+                unread_locks: RefCell::default(),
                 is_behind: Cell::new(false),
                 synced_at: Cell::new(Instant::now()),
                 days: RefCell::default(),

@@ -65,8 +65,8 @@ fn copy_rows(batch: &UsageBatch) -> Bytes {
     rows.finish()
 }
 
-/// Writes a batch, unless it is stored already. Returns the generation of changed locks, if any.
-pub(super) async fn write(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, StoreError> {
+/// Writes a batch, unless it is stored already. Returns the turn of changed locks, if any.
+pub(super) async fn write(conn: &Conn, batch: &Prepared) -> Result<Option<CommitTurn>, StoreError> {
     // First, in the same order as administrative changes, which lock rows of keys later.
     let mut turn = match batch.locks.is_empty() {
         true => None,
@@ -94,7 +94,7 @@ pub(super) async fn write(conn: &Conn, batch: &Prepared) -> Result<Option<i64>, 
     }
     counters::put(conn, &batch.balances).await?;
     // Otherwise this node, too, reads what has become of the locks since they were stored.
-    Ok(turn.filter(|_| !is_counted).map(|turn| turn.generation))
+    Ok(turn.filter(|_| !is_counted))
 }
 
 /// Whether a batch is already stored, because its commit succeeded without an acknowledgement.

@@ -58,7 +58,7 @@ fn changes_of(store: &PostgresStore) -> mpsc::Receiver<ChangeEvent> {
     store.subscribe(Box::new(move |change| drop(sender.send(change))));
     // A new listener first receives `everything`.
     wait_for(&changes, |change| {
-        matches!(change, ChangeEvent::AllLocks(_))
+        matches!(change, ChangeEvent::AllLocks { .. })
     });
     changes
 }

@@ -1,7 +1,7 @@
 //! Work on the I/O thread.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,6 +14,7 @@ use tokio_postgres::error::SqlState;
 use super::audit::{self, CommitTurn};
 use super::change_listener::ChangeListener;
 use super::conn::Conn;
+use super::feed::FeedEntry;
 use super::in_flight::{Found, InFlight};
 use super::negative_cache::NegativeCache;
 use super::pool::Pool;
@@ -21,6 +22,7 @@ use super::recording::{self, Prepared};
 use super::server_error::{ServerError, cause, is_cancelled, is_lost};
 use super::state::State;
 use super::{ADMIN_TIMEOUT, credentials, prune};
+use crate::lockout::LockId;
 use crate::model::HashedKey;
 use crate::store::audit::AuditSubject;
 use crate::store::{AuditContext, Resolved, StoreError};
@@ -41,8 +43,10 @@ pub(super) struct Worker {
     pub(super) in_flight: InFlight,
     /// The generation up to which changes are applied.
     pub(super) applied: Cell<Option<i64>>,
-    /// Generations of this store not yet seen in the feed.
-    pub(super) own: RefCell<BTreeSet<i64>>,
+    /// Generations of this store not yet seen in the feed, with the locks that they changed.
+    pub(super) own: RefCell<BTreeMap<i64, Vec<LockId>>>,
+    /// Locks to be read with the next changes, even if these do not list them.
+    pub(super) unread_locks: RefCell<BTreeSet<LockId>>,
     /// Whether changes may have been missed.
     pub(super) is_behind: Cell<bool>,
     /// When all changes were last known to be applied.
@@ -175,7 +179,7 @@ impl Worker {
                 let mut turn = CommitTurn::take(conn).await?;
                 let done = change(conn, &mut turn).await?;
                 turn.end(conn).await?;
-                self.claim(turn.generation, &claim);
+                self.claim(&turn, &claim);
                 Ok(done)
             })
             .await;
@@ -185,9 +189,10 @@ impl Worker {
     }
 
     /// Claims a generation for this store before it becomes visible.
-    fn claim(&self, generation: i64, claim: &Cell<Option<i64>>) {
-        self.own.borrow_mut().insert(generation);
-        claim.set(Some(generation));
+    fn claim(&self, turn: &CommitTurn, claim: &Cell<Option<i64>>) {
+        let locks = turn.entries.iter().filter_map(FeedEntry::lock).cloned();
+        (self.own.borrow_mut()).insert(turn.generation, locks.collect());
+        claim.set(Some(turn.generation));
     }
 
     /// Withdraws a claim that may belong to another node or whose outcome is unknown.
@@ -214,8 +219,8 @@ impl Worker {
         let claim = Cell::new(None);
         let written = self
             .write(due, async |conn| {
-                if let Some(generation) = recording::write(conn, batch).await? {
-                    self.claim(generation, &claim);
+                if let Some(turn) = recording::write(conn, batch).await? {
+                    self.claim(&turn, &claim);
                 }
                 Ok(())
             })

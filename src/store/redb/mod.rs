@@ -358,7 +358,8 @@ impl Store for RedbStore {
         self.engine.on_late_commit(Box::new(move |database| {
             listener(ChangeEvent::Everything);
             if let Ok(locks) = database.read(locks::all) {
-                listener(ChangeEvent::AllLocks(locks));
+                let except = Vec::new();
+                listener(ChangeEvent::AllLocks { locks, except });
             }
         }));
     }

@@ -82,7 +82,7 @@ fn cached_keys_are_invalidated_without_contact() {
     assert!(resolve(&store, 1).is_err());
     server.restart();
     wait_for(&changes, |change| {
-        matches!(change, ChangeEvent::AllLocks(_))
+        matches!(change, ChangeEvent::AllLocks { .. })
     });
     assert!(resolve(&store, 1).unwrap().is_none());
 }

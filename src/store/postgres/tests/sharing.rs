@@ -35,7 +35,7 @@ fn everything_is_reported_once_and_before_keys_are_read() {
     let at_once: Vec<ChangeEvent> = changes.try_iter().collect();
     assert!(matches!(
         at_once[..],
-        [ChangeEvent::Everything, ChangeEvent::AllLocks(_)]
+        [ChangeEvent::Everything, ChangeEvent::AllLocks { .. }]
     ));
     one.revoke(KeyId(1));
     wait_for(&changes, |change| {
@@ -188,7 +188,7 @@ fn stores_too_far_behind_treat_everything_as_changed() {
     // Deleted locks are no longer listed either.
     wait_for(
         &changes,
-        |change| matches!(change, ChangeEvent::AllLocks(locks) if locks.is_empty()),
+        |change| matches!(change, ChangeEvent::AllLocks { locks, .. } if locks.is_empty()),
     );
     one.revoke(KeyId(1));
     wait_for(&changes, is_of_key(1));

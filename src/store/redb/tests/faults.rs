@@ -348,7 +348,7 @@ fn a_lock_removed_without_acknowledgement_is_reported() {
         let reported = Arc::new(Mutex::new(Vec::new()));
         let listener = Arc::clone(&reported);
         store.subscribe(Box::new(move |change| {
-            if let ChangeEvent::AllLocks(locks) = change {
+            if let ChangeEvent::AllLocks { locks, .. } = change {
                 *listener.lock().unwrap() = locks;
             }
         }));
