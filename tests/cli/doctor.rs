@@ -118,7 +118,8 @@ fn totals_that_were_set_aside_are_given_up_by_the_next_step() {
     let kg = open(dir.path(), config());
     is_found();
     drop(kg);
-    done(dir.path(), &["compact"]);
+    let output = run(dir.path(), &["compact"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(findings(dir.path(), &[]), Vec::<[String; 3]>::new());
 }
 
