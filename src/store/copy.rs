@@ -21,10 +21,11 @@ pub struct FileCopy {
     /// Damaged blocks of requests, which the new file lacks. [`KeyGuard::verify`](crate::KeyGuard::verify) of the
     /// original names what is lost.
     pub lost_blocks: u64,
-    /// Tables of totals with rows that cannot be read, which the new file lacks. Named like those of `lost_blocks`.
+    /// Tables of totals with rows that cannot be read, which the new file lacks.
+    /// [`KeyGuard::verify`](crate::KeyGuard::verify) of the original names the rows.
     #[serde(default)]
     pub lost_totals: u64,
-    /// Tables with damaged requests or totals that were set aside earlier, which the new file lacks.
+    /// Tables with damaged requests or totals that were set aside before the copy, which the new file lacks.
     /// [`KeyGuard::verify`](crate::KeyGuard::verify) of the original lists them.
     pub tables_set_aside: u64,
 }

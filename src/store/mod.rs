@@ -45,6 +45,8 @@ pub use self::postgres::fuzz::reply as fuzz_postgres_reply;
 #[cfg(feature = "postgres")]
 pub(crate) use self::postgres::{Options as PostgresOptions, PostgresStore};
 pub(crate) use self::redb::RedbStore;
+#[cfg(feature = "cli")]
+pub(crate) use self::redb::is_set_aside;
 pub(crate) use self::search::{Search, SearchText};
 pub(crate) use self::totals::{Count, Lifetime, Minute, Tally, Totals};
 pub(crate) use self::usage::{UsageBatch, UsageEvent};

@@ -95,6 +95,34 @@ fn damage_is_found_at_rest_and_live() {
     }
 }
 
+/// Regression: the next step was `verify`, after which the same was found again.
+#[test]
+fn totals_that_were_set_aside_are_given_up_by_the_next_step() {
+    let dir = TempDir::new().unwrap();
+    let request = |kg: KeyGuard| {
+        let key = key(&kg);
+        let headers = [("X-API-Key", key.raw_key.expose())];
+        kg.check(&headers, IP, "/").unwrap().finish(200);
+        kg.close().unwrap();
+    };
+    request(open(dir.path(), config()));
+    verify::damage(&dir, "minutes");
+    request(open(dir.path(), config()));
+    let is_found = || {
+        let (problem, next) = only(dir.path(), &[], "data");
+        let start = "the table `damaged 1 minutes` of the data file is damaged (block ";
+        assert!(problem.starts_with(start), "{problem}");
+        assert!(next.starts_with("keyguard compact  "), "{next}");
+    };
+    is_found();
+    let kg = open(dir.path(), config());
+    is_found();
+    drop(kg);
+    let output = run(dir.path(), &["compact"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(findings(dir.path(), &[]), Vec::<[String; 3]>::new());
+}
+
 /// The length is that of a file with free space at its end, which no page is read of.
 #[test]
 fn long_file_is_said_not_to_be_searched_for_damage() {

@@ -14,7 +14,7 @@ use redb::{
 use super::catching_panics;
 use super::engine::{OpenDatabase, Snapshot};
 use super::file::DataFile;
-use super::repair::{self, DAMAGED_PREFIX, ReadableRows};
+use super::repair::{self, ReadableRows};
 use super::tables::{self, TableVisitor, USAGE_BLOCKS, USAGE_OPEN, USAGE_TIMES};
 use super::usage::{BlockNumber, GROWING, NEXT_NUMBER, SkippedBlocks};
 use super::verify::{self, snapshot_lost};
@@ -43,8 +43,8 @@ pub(super) fn require_free(to: &Path) -> Result<(), CopyError> {
     }
 }
 
-/// Copies the database that `open` opens to a new file in the directory of `to`. Requests in damaged blocks and
-/// totals that cannot be read are omitted; other damage fails the copy.
+/// Copies the database that `open` opens to a new file in the directory of `to`. Requests in damaged blocks are
+/// omitted, and of a database at rest totals that cannot be read; other damage fails the copy.
 pub(super) fn copy(
     open: impl Fn() -> Result<Snapshot, StoreError>,
     to: &Path,
@@ -66,6 +66,10 @@ pub(super) fn copy(
                 match skipped.filter(|_| lost_blocks < MOST_LOST) {
                     Some(NEXT_NUMBER) => {}
                     Some(_) => lost_blocks += 1,
+                    // The rows that can be read may be others in the next snapshot.
+                    None if !snapshot.is_at_rest() => {
+                        return Err(CopyError::Source(StoreError::Damaged(problem)));
+                    }
                     None => {
                         let found = omitted.totals.find_current(&open);
                         if !found.map_err(CopyError::Source)? {
@@ -237,7 +241,7 @@ impl Rows<'_> {
         for table in self.from.list_tables()? {
             let readable = self.totals.begin(table.name());
             let is_lost = readable.is_some_and(ReadableRows::is_empty);
-            if !is_lost && !table.name().starts_with(DAMAGED_PREFIX) {
+            if !is_lost && repair::original_name(table.name()).is_none() {
                 total += self.from.open_untyped_table(table)?.len()?;
             }
         }
@@ -408,13 +412,7 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> TableVisitor for ReadableSearch<'_
         _: impl Fn(K::SelfType<'_>) -> Option<String>,
     ) -> Result<(), StoreError> {
         if table.name() == self.table {
-            self.readable = ReadableRows::of(table, |read| {
-                let snapshot = (self.open)()?;
-                match snapshot.database.read(|txn| read(txn)) {
-                    Err(StoreError::Damaged(_)) if !snapshot.is_pinned() => Err(snapshot_lost()),
-                    read => read,
-                }
-            })?;
+            self.readable = ReadableRows::of(table, &self.open)?;
         }
         Ok(())
     }

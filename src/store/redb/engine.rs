@@ -67,6 +67,11 @@ impl Snapshot {
         }
     }
 
+    /// Whether all snapshots of the file are the same.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.pinned.is_none()
+    }
+
     /// Whether all pages of the snapshot are as they were: what cannot be read is damaged.
     pub(super) fn is_pinned(&self) -> bool {
         let pinned = self.pinned.as_ref();

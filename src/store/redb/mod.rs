@@ -37,7 +37,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -48,7 +48,7 @@ use redb::{
 };
 
 use self::engine::Engine;
-use self::repair::TotalsRepair;
+use self::repair::{MetDamage, TotalsRepair};
 use self::rows::missing;
 use self::tables::{META, USAGE_BLOCKS, USAGE_OPEN, meta};
 use self::usage::{BlockNumber, BlockRepair, OpenBlock, SkippedBlocks};
@@ -68,24 +68,26 @@ use crate::model::{
     AuditEntry, Delivery, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery, WebhookEvent,
 };
 use crate::sys::{Deadline, MaybeReady};
-use crate::time::{Moment, Timestamp};
+use crate::time::Timestamp;
 
-/// How long the totals are not searched for damage again after none was found.
-const TOTALS_REPAIR_PAUSE: Duration = Duration::from_secs(60);
+/// Whether the name of a table is that of one that was set aside because it was damaged.
+#[cfg(feature = "cli")]
+pub(crate) fn is_set_aside(table: &str) -> bool {
+    repair::original_name(table).is_some()
+}
 
 /// A [`Store`] in one redb file.
 pub(crate) struct RedbStore {
     engine: Arc<Engine>,
     /// The growing usage block after the last commit. `None` before the first batch and after a failed
-    /// one: the block is then read from the file.
+    /// one: the block is then read from the file. Locked while tables of totals are changed or replaced.
     open_block: Mutex<Option<OpenBlock>>,
     batch_ids: Mutex<BatchIds>,
     /// Blocks of usage that could not be read since the file was opened.
     damaged_usage: Mutex<BTreeSet<BlockNumber>>,
-    /// Whether a reading has met damage that may be in the totals.
-    is_damage_met: AtomicBool,
-    /// When the totals may be read again in search of damage. Held while they are.
-    next_totals_repair: Mutex<Moment>,
+    met_damage: Mutex<MetDamage>,
+    /// The names of the tables of totals that were set aside.
+    totals_set_aside: Mutex<Vec<String>>,
     /// The webhooks that get events.
     webhooks: ArcSwap<Vec<String>>,
     /// Deliveries for which there was no room since the file was opened.
@@ -166,9 +168,9 @@ impl UsageStore for RedbStore {
 
     fn recover(&self, at_once: bool) {
         self.engine.recover(at_once);
-        if self.is_damage_met.swap(false, Ordering::Relaxed) {
+        if self.met_damage.lock().is_new() {
             let _block = self.open_block.lock();
-            // A later reading or change meets the damage again.
+            // Tried again at the next call.
             let _ = self.repair_totals();
         }
     }
@@ -440,12 +442,7 @@ impl Store for RedbStore {
                  `keyguard webhooks` shows why the others fail"
             )
         });
-        let set_aside = self.read(repair::names_set_aside).unwrap_or_default();
-        let is_of_totals = |name: &String| {
-            let mut words = name.splitn(3, ' ');
-            words.nth(2).is_some_and(tables::is_of_totals)
-        };
-        let totals: Vec<String> = set_aside.into_iter().filter(is_of_totals).collect();
+        let totals = self.totals_set_aside.lock().clone();
         let totals = (!totals.is_empty()).then(|| {
             format!(
                 "totals that could not be read were set aside, and `stats` and `usage` lack them: {}; \
@@ -466,7 +463,19 @@ impl Store for RedbStore {
 
     fn backup(&self, to: &Path, progress: &CopyProgress) -> Result<FileCopy, CopyError> {
         copy::require_free(to)?;
-        copy::copy(|| self.engine.snapshot(verify::CACHE), to, progress)?.take_name(to)
+        let copy = || copy::copy(|| self.engine.snapshot(verify::CACHE), to, progress);
+        let copied = match copy() {
+            Err(CopyError::Source(damaged @ StoreError::Damaged(_))) => {
+                self.note_damage(&damaged);
+                let repaired = self.repair_totals_when_free();
+                match repaired.map_err(CopyError::Source)? {
+                    true => copy(),
+                    false => Err(CopyError::Source(damaged)),
+                }
+            }
+            copied => copied,
+        };
+        copied?.take_name(to)
     }
 }
 
@@ -475,11 +484,9 @@ impl RedbStore {
         &self,
         read: impl Fn(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let result = self.engine.read(read);
-        if let Err(StoreError::Damaged(_)) = &result {
-            self.is_damage_met.store(true, Ordering::Relaxed);
-        }
-        result
+        self.engine
+            .read(read)
+            .inspect_err(|error| self.note_damage(error))
     }
 
     /// Runs `change` in one transaction, which is durable when this returns, or undone.
@@ -487,7 +494,16 @@ impl RedbStore {
         &self,
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.engine.write(change)
+        self.engine
+            .write(change)
+            .inspect_err(|error| self.note_damage(error))
+    }
+
+    fn note_damage(&self, error: &StoreError) {
+        if let StoreError::Damaged(problem) = error {
+            let now = self.engine.now();
+            self.met_damage.lock().note(problem, now);
+        }
     }
 
     /// Reads blocks of usage without those that are known to be damaged, and again without each further one.
@@ -581,22 +597,38 @@ impl RedbStore {
         Ok(true)
     }
 
-    /// Begins new tables of totals in place of damaged ones, while nothing else adds to them. Returns whether there
-    /// were any. Reads all totals, and therefore does nothing for a while after it found no damage.
+    /// Begins new tables of totals in place of damaged ones, if damage was met that may be in the totals. Returns
+    /// whether there were any. Reads all totals. `open_block` must be locked.
     fn repair_totals(&self) -> Result<bool, StoreError> {
-        let mut next = self.next_totals_repair.lock();
-        if self.engine.now() < *next {
+        if !self.met_damage.lock().is_new() {
             return Ok(false);
         }
         let mut repair = TotalsRepair {
             store: self,
             is_any: false,
         };
-        tables::visit_all(&mut repair)?;
-        if !repair.is_any {
-            *next = self.engine.now().plus(TOTALS_REPAIR_PAUSE);
+        let searched = tables::visit_all(&mut repair);
+        if repair.is_any {
+            *self.totals_set_aside.lock() = self.engine.read(repair::totals_set_aside)?;
         }
+        searched?;
+        let now = self.engine.now();
+        self.met_damage.lock().searched(repair.is_any, now);
         Ok(repair.is_any)
+    }
+
+    /// Like [`Self::repair_totals`], and waits until nothing changes the totals. Returns true if another thread
+    /// has searched them meanwhile.
+    fn repair_totals_when_free(&self) -> Result<bool, StoreError> {
+        let is_new = || self.met_damage.lock().is_new();
+        if !is_new() {
+            return Ok(false);
+        }
+        let _block = self.open_block.lock();
+        match is_new() {
+            true => self.repair_totals(),
+            false => Ok(true),
+        }
     }
 
     /// Returns which of these blocks of usage cannot be read.
@@ -625,13 +657,20 @@ impl RedbStore {
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let urls = self.webhooks.load();
-        let (result, dropped) = self.write(|txn| {
-            audit::begin(txn, audit)?;
-            let result = change(txn)?;
-            audit::append(txn, audit, result.audit_subject().or(audit.subject))?;
-            let dropped = outbox::add(txn, &urls, &audit.webhook_events)?;
-            Ok((result, dropped))
-        })?;
+        let commit = || {
+            self.write(|txn| {
+                audit::begin(txn, audit)?;
+                let result = change(txn)?;
+                audit::append(txn, audit, result.audit_subject().or(audit.subject))?;
+                let dropped = outbox::add(txn, &urls, &audit.webhook_events)?;
+                Ok((result, dropped))
+            })
+        };
+        let (result, dropped) = match commit() {
+            // A change of a key also reads its totals.
+            Err(StoreError::Damaged(_)) if self.repair_totals_when_free()? => commit()?,
+            committed => committed?,
+        };
         self.note_dropped(dropped);
         audit.committed(result.audit_subject());
         Ok(result)

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use super::file::DataFile;
 use super::identity::Identity;
 use super::lock_holder::lock_holder;
 use super::tables::{self, META, meta};
-use super::{PANICKED, RedbStore, catching_panics, copy, verify};
+use super::{PANICKED, RedbStore, catching_panics, copy, repair, verify};
 use crate::model::Fingerprint;
 use crate::store::batch_id::BatchIds;
 use crate::store::codec::FORMAT;
@@ -66,14 +66,16 @@ impl RedbStore {
         };
         let engine = Engine::new(database, identity, clock.clone(), cache_bytes);
         let engine = engine.map_err(|error| damaged(path, error))?;
+        let totals_set_aside = engine.read(repair::totals_set_aside);
+        let totals_set_aside = totals_set_aside.map_err(|error| damaged(path, error))?;
         let batch_ids = BatchIds::new().map_err(|error| io_error(path, io::Error::other(error)))?;
         Ok(Self {
             engine: Arc::new(engine),
             open_block: Mutex::new(None),
             batch_ids: Mutex::new(batch_ids),
             damaged_usage: Mutex::default(),
-            is_damage_met: AtomicBool::new(false),
-            next_totals_repair: Mutex::default(),
+            met_damage: Mutex::default(),
+            totals_set_aside: Mutex::new(totals_set_aside),
             webhooks: ArcSwap::default(),
             dropped_deliveries: AtomicU64::new(0),
         })

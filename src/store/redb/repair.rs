@@ -1,18 +1,25 @@
 //! Continuing after damage in a table of totals: a new table takes its place, with all rows that can be read.
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use redb::{
     AccessGuard, Key, ReadTransaction, ReadableTable, StorageError, TableDefinition, TableHandle,
     Value, WriteTransaction,
 };
 
+use super::engine::Snapshot;
 use super::tables::{self, TableVisitor};
 use super::undamaged;
+use super::verify::{self, snapshot_lost};
 use crate::store::StoreError;
+use crate::time::Moment;
 
 /// The start of the names of tables that were [set aside](set_aside), such as `damaged 1 minutes`.
-pub(super) const DAMAGED_PREFIX: &str = "damaged ";
+const DAMAGED_PREFIX: &str = "damaged ";
+/// How long the totals are not searched again for a problem that is not theirs.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// Begins a new table in place of a damaged one, whose pages can neither be changed nor be deleted. Returns the new
 /// name of the damaged one.
@@ -31,19 +38,57 @@ pub(super) fn set_aside<K: Key + 'static, V: Value + 'static>(
     Ok(name)
 }
 
-/// Whether `name` is that of a table which was set aside, and had the name `of` before.
-pub(super) fn was_set_aside(name: &str, of: &str) -> bool {
-    let rest = name.strip_prefix(DAMAGED_PREFIX);
-    let before = rest.and_then(|rest| rest.split_once(' '));
-    before.is_some_and(|(_, before)| before == of)
+/// Returns the name that a table had before it was [set aside](set_aside); `None` for all others.
+pub(super) fn original_name(name: &str) -> Option<&str> {
+    let (_, original) = name.strip_prefix(DAMAGED_PREFIX)?.split_once(' ')?;
+    Some(original)
+}
+
+/// Returns the names of the tables of totals that were set aside.
+pub(super) fn totals_set_aside(txn: &ReadTransaction) -> Result<Vec<String>, StoreError> {
+    let mut names = names_set_aside(txn)?;
+    names.retain(|name| original_name(name).is_some_and(tables::is_of_totals));
+    Ok(names)
 }
 
 /// Returns the names of the tables that were set aside.
 pub(super) fn names_set_aside(txn: &ReadTransaction) -> Result<Vec<String>, StoreError> {
     let names = txn.list_tables()?.map(|table| table.name().to_owned());
-    Ok(names
-        .filter(|name| name.starts_with(DAMAGED_PREFIX))
-        .collect())
+    Ok(names.filter(|name| original_name(name).is_some()).collect())
+}
+
+/// Damage that was met, and may be in the totals.
+#[derive(Default)]
+pub(super) struct MetDamage {
+    /// The problems that were met since the last search.
+    new: BTreeSet<String>,
+    /// Problems that a search did not find in the totals, and when one of these may cause the next search.
+    elsewhere: BTreeMap<String, Moment>,
+}
+
+impl MetDamage {
+    pub(super) fn note(&mut self, problem: &str, now: Moment) {
+        let next = self.elsewhere.get(problem);
+        if next.is_none_or(|next| *next <= now) {
+            self.new.insert(problem.to_owned());
+        }
+    }
+
+    /// Whether the totals must be searched.
+    pub(super) fn is_new(&self) -> bool {
+        !self.new.is_empty()
+    }
+
+    /// Notes that all totals were searched.
+    pub(super) fn searched(&mut self, is_any_found: bool, now: Moment) {
+        let new = std::mem::take(&mut self.new);
+        if !is_any_found {
+            self.elsewhere.retain(|_, next| now < *next);
+            let next = now.plus(PAUSE);
+            self.elsewhere
+                .extend(new.into_iter().map(|problem| (problem, next)));
+        }
+    }
 }
 
 /// The rows of a damaged table that can be read: this many from its start, and from its end.
@@ -56,16 +101,15 @@ pub(super) struct ReadableRows {
 type Row<'t, K, V> = Result<(AccessGuard<'t, K>, AccessGuard<'t, V>), StorageError>;
 
 impl ReadableRows {
-    /// Finds the rows of a table that can be read; `None` if it is not damaged. `read` gives a transaction of a
-    /// database that has not failed.
+    /// Finds the rows of a table that can be read; `None` if it is not damaged. The table must not change meanwhile.
     pub(super) fn of<K: Key + 'static, V: Value + 'static>(
         table: TableDefinition<'static, K, V>,
-        read: impl Fn(&dyn Fn(&ReadTransaction) -> Result<(), StoreError>) -> Result<(), StoreError>,
+        open: impl Fn() -> Result<Snapshot, StoreError>,
     ) -> Result<Option<Self>, StoreError> {
         let count = |backwards: bool| {
             let rows = Cell::new(0);
-            let read = read(&|txn| {
-                rows.set(0);
+            let snapshot = open()?;
+            let read = snapshot.database.read(|txn| {
                 let table = txn.open_table(table)?;
                 let mut all = table.iter()?;
                 while let Some(row) = match backwards {
@@ -78,6 +122,9 @@ impl ReadableRows {
                 Ok(())
             });
             let is_damaged = undamaged(read)?.is_none();
+            if is_damaged && !snapshot.is_pinned() {
+                return Err(snapshot_lost());
+            }
             Ok::<_, StoreError>(is_damaged.then_some(rows.get()))
         };
         let Some(start) = count(false)? else {
@@ -102,7 +149,7 @@ impl ReadableRows {
     }
 }
 
-/// Replaces damaged tables of totals.
+/// Replaces damaged tables of totals, while nothing else changes them.
 pub(super) struct TotalsRepair<'a> {
     pub(super) store: &'a super::RedbStore,
     /// Whether a table was damaged.
@@ -120,7 +167,7 @@ impl TableVisitor for TotalsRepair<'_> {
         if !tables::is_of_totals(table.name()) {
             return Ok(());
         }
-        let readable = ReadableRows::of(table, |read| self.store.read(read))?;
+        let readable = ReadableRows::of(table, || self.store.engine.snapshot(verify::CACHE))?;
         let Some(readable) = readable else {
             return Ok(());
         };

@@ -217,16 +217,24 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> Verifier<F> {
         show: &impl Fn(K::SelfType<'_>) -> Option<String>,
     ) -> Result<(), StoreError> {
         let names = std::mem::take(&mut self.set_aside).into_iter();
-        let is_of_table = |name: &String| repair::was_set_aside(name, table.name());
+        let is_of_table = |name: &String| repair::original_name(name) == Some(table.name());
         let (of_table, others) = names.partition(is_of_table);
         self.set_aside = others;
         let rows = self.found.rows;
         for name in of_table {
             let damage = self.read(TableDefinition::<K, V>::new(&name), show)?;
-            self.found.damage.extend(damage.map(|damage| Damage {
-                problem: format!("{}, and its table was set aside", damage.problem),
-                ..damage
-            }));
+            self.found.damage.push(match damage {
+                Some(damage) => Damage {
+                    problem: format!("{}, and its table was set aside", damage.problem),
+                    ..damage
+                },
+                None => Damage {
+                    table: name,
+                    rows: None,
+                    lost: "rows that could not be read earlier".into(),
+                    problem: "its table was set aside, and can be read now".into(),
+                },
+            });
         }
         self.found.rows = rows;
         Ok(())

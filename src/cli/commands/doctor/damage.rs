@@ -6,43 +6,49 @@ use super::Finding;
 use crate::cli::connection::verify;
 use crate::cli::settings::Cli;
 use crate::model::Area;
-use crate::store::{Damage, Verification};
+use crate::store::{Damage, is_set_aside};
 
 /// The longest file that is searched for damage, which reads all of it.
 const LONGEST: u64 = 64 << 20;
 
 /// The result of a search for damage.
 #[derive(Default)]
-pub(super) struct Search {
+pub(super) struct DamageSearch {
     pub(super) findings: Vec<Finding>,
     /// The causes of the damage.
     problems: Vec<String>,
-    /// Whether the file is too long to be searched.
-    pub(super) is_omitted: bool,
+    /// Why the file was not searched.
+    pub(super) omitted: Option<String>,
 }
 
-impl Search {
-    /// Verifies the data file, also through the process that holds it. Why a file cannot be verified shows when it is
-    /// opened.
+impl DamageSearch {
+    /// Verifies the data file, also through the process that holds it. That there is none shows when it is opened.
     pub(super) fn run(cli: &Cli) -> Self {
         if cli.is_on_server() {
             return Self::default();
         }
         match fs::metadata(&cli.db) {
-            Ok(file) if file.len() <= LONGEST => Self::found(cli, verify(&cli.db).ok()),
-            found => Self {
-                is_omitted: found.is_ok(),
-                ..Self::default()
+            Ok(file) if file.len() > LONGEST => Self::omitted("the data file is long".into()),
+            Ok(_) => match verify(&cli.db) {
+                Ok(found) => Self::found(cli, found.damage),
+                Err(error) => Self::omitted(error.message(cli)),
             },
+            Err(_) => Self::default(),
         }
     }
 
-    fn found(cli: &Cli, found: Option<Verification>) -> Self {
-        let damage = found.map_or_else(Vec::new, |found| found.damage);
+    fn found(cli: &Cli, damage: Vec<Damage>) -> Self {
         Self {
             findings: damage.iter().map(|damage| finding(cli, damage)).collect(),
             problems: damage.into_iter().map(|damage| damage.problem).collect(),
-            is_omitted: false,
+            omitted: None,
+        }
+    }
+
+    fn omitted(reason: String) -> Self {
+        Self {
+            omitted: Some(reason),
+            ..Self::default()
         }
     }
 
@@ -66,9 +72,14 @@ fn finding(cli: &Cli, damage: &Damage) -> Finding {
         problem: format!(
             "the table `{table}` of the data file is damaged ({problem}), and lacks {lost}"
         ),
-        next: format!(
-            "{} verify    # then restore a backup, or go on without them",
-            cli.program()
-        ),
+        next: next(cli, table),
+    }
+}
+
+fn next(cli: &Cli, table: &str) -> String {
+    let program = cli.program();
+    match is_set_aside(table) {
+        true => format!("{program} compact    # gives them up; stop the server first"),
+        false => format!("{program} verify    # then restore a backup, or go on without them"),
     }
 }

@@ -12,7 +12,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 use serde_json::json;
 
-use self::damage::Search;
+use self::damage::DamageSearch;
 use crate::admin::Diagnosis;
 use crate::admin::command::Diagnose;
 use crate::cli::connection::{ConnectError, GuardConnection};
@@ -74,7 +74,7 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     // Examined first, since opening a data file makes it private.
     let mut findings = files::examine(cli);
     findings.extend(secret_argument(cli));
-    let mut damage = Search::run(cli);
+    let mut damage = DamageSearch::run(cli);
     findings.append(&mut damage.findings);
     let policy_file = match diagnose(cli, opts) {
         Ok(diagnosis) => {
@@ -96,12 +96,15 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         (None, Some(file)) => findings.extend(unusable_policy(cli, &file)),
         (None, None) => {}
     }
+    // The same error is not shown twice.
+    let is_shown = |reason: &String| findings.iter().any(|found| found.problem == *reason);
+    let not_searched = damage.omitted.filter(|reason| !is_shown(reason));
     findings.retain(|finding| !opts.ignore.contains(&finding.area));
     let mut reply = json!({ "findings": findings });
-    if damage.is_omitted {
+    if not_searched.is_some() {
         reply["not_examined"] = json!(["damage"]);
     }
-    cli.print(&reply, |_| view(cli, &findings, damage.is_omitted))?;
+    cli.print(&reply, |_| view(cli, &findings, not_searched.as_deref()))?;
     Ok(match findings.is_empty() {
         true => Exit::Done,
         false => Exit::Refused,
@@ -181,7 +184,7 @@ fn unusable_policy(cli: &Cli, file: &Path) -> Option<Finding> {
     ))
 }
 
-fn view(cli: &Cli, findings: &[Finding], is_damage_omitted: bool) -> String {
+fn view(cli: &Cli, findings: &[Finding], not_searched: Option<&str>) -> String {
     let lines = findings.iter().map(|finding| {
         let Finding {
             area,
@@ -199,11 +202,12 @@ fn view(cli: &Cli, findings: &[Finding], is_damage_omitted: bool) -> String {
         true => "Nothing found.\n".to_owned(),
         false => lines.collect(),
     };
-    match is_damage_omitted {
-        true => format!(
-            "{found}Not searched for damage, because the data file is long: {} verify\n",
+    match not_searched {
+        Some(reason) => format!(
+            "{found}Not searched for damage, because {}: {} verify\n",
+            escaped_lines(reason),
             cli.program()
         ),
-        false => found,
+        None => found,
     }
 }

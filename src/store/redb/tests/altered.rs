@@ -89,16 +89,49 @@ pub(super) fn described<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> O
         .map_err(|error| format!("{error:?}"))
 }
 
-/// A listing of requests that omits damaged blocks is damage, of which a warning tells.
+/// A listing of requests that omits damaged blocks is damage, of which a warning tells; and so is a count of a table
+/// that was set aside.
 pub(super) fn outcomes(store: &RedbStore) -> Vec<Outcome> {
     let usage = described(store.usage(None, NOW, 10_000));
-    let warning = store.warnings().pop();
+    let warnings = store.warnings().join("; ");
+    let unless_warned = |of: &str, outcome: Outcome| match warnings.contains(of) {
+        true => Err(format!("Damaged: {warnings}")),
+        false => outcome,
+    };
+    let totals = |part: &dyn Fn(Totals) -> Totals| described(store.totals(after(20)).map(part));
+    let keys = |org| described(store.keys(org, None, 100));
     let mut outcomes = vec![
-        described(store.totals(after(20))),
+        totals(&|all| Totals {
+            last_hour: Count::default(),
+            shadow_denied: Vec::new(),
+            top_keys: Vec::new(),
+            ..all
+        }),
+        unless_warned(
+            "damaged 1 minutes",
+            totals(&|all| Totals {
+                last_hour: all.last_hour,
+                ..Totals::default()
+            }),
+        ),
+        unless_warned(
+            "damaged 1 shadow denied",
+            totals(&|all| Totals {
+                shadow_denied: all.shadow_denied,
+                ..Totals::default()
+            }),
+        ),
+        unless_warned(
+            "damaged 1 activity",
+            totals(&|all| Totals {
+                top_keys: all.top_keys,
+                ..Totals::default()
+            }),
+        ),
         described(store.orgs(None, 100)),
-        described(store.keys(None, None, 100)),
-        described(store.keys(Some(OrgId(2)), None, 100)),
-        warning.map_or(usage, |warning| Err(format!("Damaged: {warning}"))),
+        unless_warned("damaged 1 activity", keys(None)),
+        unless_warned("damaged 1 activity", keys(Some(OrgId(2)))),
+        unless_warned("blocks of usage that could not be read", usage),
     ];
     for key in [1, 7, 30, 60, 61] {
         outcomes.push(described(resolve(reopened(store), key)));

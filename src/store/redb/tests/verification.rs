@@ -73,7 +73,7 @@ fn verify(file: &File) -> Result<Verification, OpenError> {
     RedbStore::verify_file(&file.path)
 }
 
-fn altered(bytes: &[u8], pages: &[usize]) -> Vec<u8> {
+pub(super) fn altered(bytes: &[u8], pages: &[usize]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for page in pages {
         // Also the used part of a header.
@@ -108,6 +108,27 @@ fn sound_file_is_verified_without_changing_it() {
     assert!(matches!(verify(&file), Err(OpenError::InUse { .. })));
     // As after a kill.
     assert_eq!(verify(&file.killed()).unwrap(), found);
+}
+
+#[test]
+fn a_copy_needs_no_free_space() {
+    let found = ORIGINAL.found.iter();
+    let pages = found.filter_map(|(page, found)| {
+        let [damage] = found.as_ref()?.damage.as_slice() else {
+            return None;
+        };
+        (damage.table == "free space").then_some(page)
+    });
+    let mut copied = 0;
+    for page in pages {
+        let file = damaged(&ORIGINAL.bytes, &[*page]);
+        let copy = File::new();
+        let progress = CopyProgress::default();
+        file.open().backup(&copy.path, &progress).unwrap();
+        assert!(verify(&copy).unwrap().is_sound(), "page {page}");
+        copied += 1;
+    }
+    assert!(copied > 0);
 }
 
 #[test]
