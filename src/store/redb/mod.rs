@@ -314,7 +314,13 @@ impl Store for RedbStore {
     }
 
     fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError> {
-        self.read_blocks(|txn, skipped| usage_counts::count(txn, query, now, skipped))
+        self.read_blocks(|txn, skipped| {
+            let counts = usage_counts::count(txn, query, now, skipped)?;
+            Ok(UsageCounts {
+                omitted_blocks: skipped.omitted(),
+                ..counts
+            })
+        })
     }
 
     fn usage_page(
