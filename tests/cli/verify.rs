@@ -91,6 +91,21 @@ fn reports_warn_of_requests_in_damaged_blocks() {
 }
 
 #[test]
+fn file_with_altered_first_bytes_is_damaged() {
+    let dir = home();
+    let file = dir.path().join("keyguard.redb");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[..4_096].fill(0);
+    fs::write(&file, bytes).unwrap();
+    for command in ["verify", "list-keys", "stats"] {
+        let error = refused(dir.path(), &[command]);
+        assert!(error.contains("is damaged and was not changed"), "{error}");
+        assert!(error.contains("its first bytes were altered"), "{error}");
+        assert!(error.contains("restore"), "{error}");
+    }
+}
+
+#[test]
 fn sound_file_is_verified_without_its_secret() {
     let dir = home();
     fs::remove_file(dir.path().join("keyguard.redb.secret")).unwrap();

@@ -37,6 +37,7 @@ pub(super) struct Engine {
     fault: Mutex<Option<Fault>>,
     /// Whether a thread is reopening the file.
     is_reopening: AtomicBool,
+    is_preamble_restored: AtomicBool,
     /// Called with a database that contains a change that was reported as failed.
     late_commit_listener: OnceLock<LateCommitListener>,
     identity: Identity,
@@ -113,6 +114,7 @@ impl Engine {
             }),
             fault: Mutex::new(None),
             is_reopening: AtomicBool::new(false),
+            is_preamble_restored: AtomicBool::new(false),
             late_commit_listener: OnceLock::new(),
             identity,
             clock,
@@ -274,7 +276,22 @@ impl Engine {
     fn check_file(&self) -> Result<(), String> {
         self.identity.check()?;
         let kept = self.current.load().file.check();
-        kept.map_err(|error| unavailable(error).describe())
+        kept.map_err(|error| unavailable(error).describe())?;
+        self.restore_preamble();
+        Ok(())
+    }
+
+    /// Writes the first bytes of the file again if they were altered. A failure is left to the next call: nothing reads
+    /// them while the file is open.
+    pub(super) fn restore_preamble(&self) {
+        if self.current.load().file.restore_preamble().unwrap_or(false) {
+            self.is_preamble_restored.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the first bytes of the file were altered while it was open, and were written again.
+    pub(super) fn is_preamble_restored(&self) -> bool {
+        self.is_preamble_restored.load(Ordering::Relaxed)
     }
 
     fn write_once<T>(

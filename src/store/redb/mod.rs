@@ -58,7 +58,7 @@ use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, ChangeEvent, FileSpace, KeyChange, NewCredential, NewKey, OrgChange,
+    AuditContext, ChangeEvent, Damage, FileSpace, KeyChange, NewCredential, NewKey, OrgChange,
     OutboxCounts, Rehash, Resolved, Rotation, SavedSet, Search, Store, StoreError, Totals,
     UsageBatch, UsageStore, Verification, WebhookChange, webhooks,
 };
@@ -458,13 +458,29 @@ impl Store for RedbStore {
                 totals.join(", ")
             )
         });
-        damaged.into_iter().chain(totals).chain(dropped).collect()
+        let preamble = self.engine.is_preamble_restored().then(|| {
+            "the first bytes of the data file were altered by another program or the disk, and were written again; \
+             `keyguard verify` shows whether more is damaged"
+                .to_owned()
+        });
+        let all = damaged.into_iter().chain(totals).chain(dropped);
+        all.chain(preamble).collect()
     }
 
     fn verify(&self) -> Result<Verification, StoreError> {
-        let found = verify::verify(|| self.engine.snapshot(verify::CACHE))?;
+        let was_restored = self.engine.is_preamble_restored();
+        self.engine.restore_preamble();
+        let mut found = verify::verify(|| self.engine.snapshot(verify::CACHE))?;
         if found.is_sound() {
             self.damaged_usage.lock().clear();
+        }
+        if self.engine.is_preamble_restored() && !was_restored {
+            found.damage.push(Damage {
+                table: "first bytes".into(),
+                rows: Some(0),
+                lost: "no rows; they were written again".into(),
+                problem: "the first bytes of the file were altered".into(),
+            });
         }
         Ok(found)
     }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend, StorageError};
 
-use super::block_file::ReadOnlyFile;
+use super::block_file::{self, ReadOnlyFile};
 use super::copy::NewCopy;
 use super::engine::{Engine, OpenDatabase, Snapshot};
 use super::file::DataFile;
@@ -309,6 +309,9 @@ fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
         .read_to_end(&mut start)
         .map_err(|error| io_error(path, error))?;
     read_preamble(&start).map_err(|unreadable| match unreadable {
+        Unreadable::Foreign if is_ours(path).unwrap_or(false) => {
+            damaged(path, "its first bytes were altered")
+        }
         Unreadable::Foreign if start.starts_with(SQLITE) => {
             OpenError::SqliteDatabase { path: path.into() }
         }
@@ -325,6 +328,12 @@ fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
             supported: FORMAT,
         },
     })
+}
+
+/// Whether a file that starts like another one has the headers of a data file. Needs no right to write it.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    let file = FileBackend::new(File::open(path)?).map_err(io::Error::other)?;
+    block_file::has_headers(&file)
 }
 
 /// Fails unless the file was created with this secret.
