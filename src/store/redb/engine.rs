@@ -86,6 +86,8 @@ struct WriteState {
 /// Why changes are refused.
 struct Fault {
     reason: String,
+    /// The damage that a change met.
+    damage: Option<String>,
     failures: u32,
     retry_at: Moment,
 }
@@ -141,6 +143,12 @@ impl Engine {
     pub(super) fn fault(&self) -> Option<String> {
         let fault = self.fault.lock();
         fault.as_ref().map(|fault| fault.reason.clone())
+    }
+
+    /// Returns the damage that the last change met, if it failed because of it.
+    pub(super) fn damage(&self) -> Option<String> {
+        let fault = self.fault.lock();
+        fault.as_ref().and_then(|fault| fault.damage.clone())
     }
 
     pub(super) fn file_space(&self) -> Option<FileSpace> {
@@ -339,7 +347,7 @@ impl Engine {
             _ => match &error {
                 StoreError::Unavailable(_) => drop(self.refuse_changes(error.cause())),
                 // Only changes that need the damaged block fail.
-                StoreError::Damaged(_) => self.note_damage(error.cause()),
+                StoreError::Damaged(damage) => self.note_damage(error.cause(), damage),
                 _ => {}
             },
         }
@@ -419,6 +427,7 @@ impl Engine {
         let pause = FIRST_PAUSE * (1 << failures.min(10));
         *fault = Some(Fault {
             reason,
+            damage: None,
             failures: failures + 1,
             retry_at: self.clock.now().plus(pause.min(LONGEST_PAUSE)),
         });
@@ -427,9 +436,10 @@ impl Engine {
     }
 
     /// Notes that a change needs a damaged block. Other changes are still tried.
-    fn note_damage(&self, reason: String) {
+    fn note_damage(&self, reason: String, damage: &str) {
         *self.fault.lock() = Some(Fault {
             reason,
+            damage: Some(damage.to_owned()),
             failures: 0,
             retry_at: Moment::default(),
         });

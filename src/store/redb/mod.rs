@@ -473,6 +473,8 @@ impl Store for RedbStore {
         let mut found = verify::verify(|| self.engine.snapshot(verify::CACHE))?;
         if found.is_sound() {
             self.damaged_usage.lock().clear();
+            let damage = self.engine.damage().map(verify::of_free_space);
+            found.damage.extend(damage);
         }
         if self.engine.is_preamble_restored() && !was_restored {
             found.damage.push(Damage {

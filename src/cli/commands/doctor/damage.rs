@@ -66,9 +66,15 @@ fn finding(cli: &Cli, damage: &Damage) -> Finding {
         problem: format!(
             "the table `{table}` of the data file is damaged ({problem}), and lacks {lost}"
         ),
-        next: format!(
-            "{} verify    # then restore a backup, or go on without them",
-            cli.program()
-        ),
+        next: match table.as_str() {
+            Damage::FREE_SPACE => format!(
+                "{} compact    # after the process that holds the file was stopped",
+                cli.program()
+            ),
+            _ => format!(
+                "{} verify    # then restore a backup, or go on without them",
+                cli.program()
+            ),
+        },
     }
 }

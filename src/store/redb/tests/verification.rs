@@ -384,6 +384,32 @@ fn damage_beneath_an_open_file_is_found() {
     assert_eq!(store.verify().unwrap().damage, []);
 }
 
+/// Regression: changes were refused because of a page that contains no rows, and the verification found nothing.
+#[test]
+fn damage_that_only_changes_meet_is_named_with_the_next_step() {
+    let mut refused = 0;
+    for (page, found) in &ORIGINAL.found {
+        let mut found = found.iter().flat_map(|found| &found.damage);
+        let Some(damage) = found.find(|damage| damage.table == "free space") else {
+            continue;
+        };
+        let file = damaged(&ORIGINAL.bytes, &[*page]);
+        let store = file.open();
+        let created = (0..5).map(|n| store.create_org(&format!("org {n}"), &audit_context()));
+        if created.filter_map(Result::err).count() == 0 {
+            continue;
+        }
+        refused += 1;
+        assert!(store.fault().is_some());
+        assert_eq!(store.verify().unwrap().damage, [damage.clone()]);
+        assert!(damage.lost.contains("run `keyguard compact`"), "{damage:?}");
+        drop(store);
+        RedbStore::compact_file(&file.path, &CopyProgress::default()).unwrap();
+        file.open().add_org("next");
+    }
+    assert!(refused > 0);
+}
+
 fn overwrite_first_bytes(file: &File) {
     let mut opened = fs::OpenOptions::new().write(true).open(&file.path).unwrap();
     opened.write_all(&[0; BLOCK]).unwrap();
