@@ -24,7 +24,11 @@ pub struct FileCopy {
     /// Tables of totals with rows that cannot be read, which the new file lacks. Named like those of `lost_blocks`.
     #[serde(default)]
     pub lost_totals: u64,
-    /// Tables with damaged requests or totals that were set aside earlier, which the new file lacks.
+    /// Tables of windows of rate limits with rows that cannot be read, which the new file lacks: these windows start
+    /// empty.
+    #[serde(default)]
+    pub lost_windows: u64,
+    /// Tables with damaged requests, totals or windows that were set aside earlier, which the new file lacks.
     /// [`KeyGuard::verify`](crate::KeyGuard::verify) of the original lists them.
     pub tables_set_aside: u64,
 }

@@ -31,7 +31,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -152,16 +152,16 @@ impl UsageStore for RedbStore {
             if rows.is_empty() {
                 return Ok(());
             }
-            self.write(|txn| counters::put_windows(txn, &rows))?;
+            self.write_windows(|txn| counters::put_windows(txn, &rows))?;
         }
     }
 
     fn delete_ended_windows(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(|txn| counters::delete_ended_windows(txn, now))
+        self.write_windows(|txn| counters::delete_ended_windows(txn, now))
     }
 
     fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError> {
-        self.write(|txn| counters::put_ip_windows(txn, &windows))
+        self.write_windows(|txn| counters::put_ip_windows(txn, &windows))
     }
 
     fn recover(&self, at_once: bool) {
@@ -192,7 +192,24 @@ impl Store for RedbStore {
     }
 
     fn counters(&self, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
-        self.engine.read_now(|txn| counters::of(txn, id))
+        let balances = RefCell::new(None);
+        let windows = self.engine.read_now(|txn| {
+            balances.replace(None);
+            balances.replace(Some(counters::balances(txn, id)?));
+            counters::windows(txn, id)
+        });
+        match (balances.into_inner(), windows) {
+            // Windows that cannot be read count as empty.
+            (Some(balances), Err(StoreError::Damaged(_))) => {
+                self.is_damage_met.store(true, Ordering::Relaxed);
+                Ok(balances)
+            }
+            (balances, windows) => {
+                let mut all = balances.unwrap_or_default();
+                all.extend(windows?);
+                Ok(all)
+            }
+        }
     }
 
     fn create_org(&self, name: &str, audit: &AuditContext) -> Result<Org, StoreError> {
@@ -291,7 +308,8 @@ impl Store for RedbStore {
     }
 
     fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
-        self.read(counters::ip_windows)
+        // Those that cannot be read count as empty.
+        Ok(undamaged(self.read(counters::ip_windows))?.unwrap_or_default())
     }
 
     /// Keeps balances: the next batch of usage writes their new state.
@@ -301,7 +319,9 @@ impl Store for RedbStore {
         audit: &AuditContext,
     ) -> Result<(), StoreError> {
         let subjects = counters.iter().map(|(subject, _)| *subject);
-        self.commit_audited(audit, |txn| counters::delete_windows(txn, subjects.clone()))
+        self.repairing(|| {
+            self.commit_audited(audit, |txn| counters::delete_windows(txn, subjects.clone()))
+        })
     }
 
     fn usage(
@@ -446,25 +466,35 @@ impl Store for RedbStore {
             )
         });
         let set_aside = self.read(repair::names_set_aside).unwrap_or_default();
-        let is_of_totals = |name: &String| {
-            let mut words = name.splitn(3, ' ');
-            words.nth(2).is_some_and(tables::is_of_totals)
+        let set_aside = |is_such: fn(&str) -> bool, what| {
+            let is_such = |name: &&String| name.splitn(3, ' ').nth(2).is_some_and(is_such);
+            let names: Vec<&str> = set_aside
+                .iter()
+                .filter(is_such)
+                .map(|name| &**name)
+                .collect();
+            (!names.is_empty()).then(|| {
+                format!(
+                    "{what}: {}; `keyguard verify` shows what is lost, and `keyguard compact` gives them up",
+                    names.join(", ")
+                )
+            })
         };
-        let totals: Vec<String> = set_aside.into_iter().filter(is_of_totals).collect();
-        let totals = (!totals.is_empty()).then(|| {
-            format!(
-                "totals that could not be read were set aside, and `stats` and `usage` lack them: {}; \
-                 `keyguard verify` shows what is lost, and `keyguard compact` gives them up",
-                totals.join(", ")
-            )
-        });
+        let totals = set_aside(
+            tables::is_of_totals,
+            "totals that could not be read were set aside, and `stats` and `usage` lack them",
+        );
+        let windows = set_aside(
+            tables::is_of_windows,
+            "windows of rate limits that could not be read were set aside, and count as empty",
+        );
         let preamble = self.engine.is_preamble_restored().then(|| {
             "the first bytes of the data file were altered by another program or the disk, and were written again; \
              `keyguard verify` shows whether more is damaged"
                 .to_owned()
         });
-        let all = damaged.into_iter().chain(totals).chain(dropped);
-        all.chain(preamble).collect()
+        let all = damaged.into_iter().chain(totals).chain(windows);
+        all.chain(dropped).chain(preamble).collect()
     }
 
     fn verify(&self) -> Result<Verification, StoreError> {
@@ -511,6 +541,27 @@ impl RedbStore {
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.engine.write(change)
+    }
+
+    fn write_windows(
+        &self,
+        change: impl Fn(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.repairing(|| self.write(&change))
+    }
+
+    /// Makes a change of windows, and again after damaged tables were replaced.
+    fn repairing<T>(&self, change: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match change() {
+            Err(StoreError::Damaged(problem)) => {
+                let _block = self.open_block.lock();
+                match self.repair_totals()? {
+                    true => change(),
+                    false => Err(StoreError::Damaged(problem)),
+                }
+            }
+            changed => changed,
+        }
     }
 
     /// Reads blocks of usage without those that are known to be damaged, and again without each further one.
@@ -604,7 +655,7 @@ impl RedbStore {
         Ok(true)
     }
 
-    /// Begins new tables of totals in place of damaged ones, while nothing else adds to them. Returns whether there
+    /// Begins new tables of totals and windows in place of damaged ones, while nothing else adds to them. Returns whether there
     /// were any. Reads all totals, and therefore does nothing for a while after it found no damage.
     fn repair_totals(&self) -> Result<bool, StoreError> {
         let mut next = self.next_totals_repair.lock();

@@ -1,4 +1,4 @@
-//! Continuing after damage in a table of totals: a new table takes its place, with all rows that can be read.
+//! Continuing after damage in a table of totals or windows: a new table takes its place, with all rows that can be read.
 
 use std::cell::Cell;
 
@@ -102,7 +102,7 @@ impl ReadableRows {
     }
 }
 
-/// Replaces damaged tables of totals.
+/// Replaces damaged tables of totals and windows.
 pub(super) struct TotalsRepair<'a> {
     pub(super) store: &'a super::RedbStore,
     /// Whether a table was damaged.
@@ -117,7 +117,7 @@ impl TableVisitor for TotalsRepair<'_> {
         table: TableDefinition<'static, K, V>,
         _: impl Fn(K::SelfType<'_>) -> Option<String>,
     ) -> Result<(), StoreError> {
-        if !tables::is_of_totals(table.name()) {
+        if !tables::is_replaceable(table.name()) {
             return Ok(());
         }
         let readable = ReadableRows::of(table, |read| self.store.read(read))?;

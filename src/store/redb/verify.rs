@@ -102,7 +102,7 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> TableVisitor for Verifier<F> {
         show: impl Fn(K::SelfType<'_>) -> Option<String>,
     ) -> Result<(), StoreError> {
         let name = table.name();
-        if tables::is_of_totals(name) {
+        if tables::is_replaceable(name) {
             self.note_totals_set_aside(table, &show)?;
         }
         if name == USAGE_BLOCKS.name() && self.check_blocks()? {
