@@ -103,7 +103,7 @@ fn unreadable_windows_count_as_empty_and_are_named() {
             assert_eq!(all_windows(&copy.open()), read);
         }
 
-        assert_eq!(store.verify().unwrap().damage, [damage.clone()]);
+        assert_eq!(store.verify().unwrap().damage, std::slice::from_ref(damage));
         store.recover(false);
         assert_eq!(store.fault(), None);
         let found = store.verify().unwrap().damage;
@@ -121,10 +121,12 @@ fn unreadable_windows_count_as_empty_and_are_named() {
     }
 }
 
+type Change = fn(&RedbStore) -> Result<(), StoreError>;
+
 #[test]
 fn windows_are_stored_and_deleted_in_spite_of_damage() {
     let (bytes, pages) = original("windows");
-    let changes: [fn(&RedbStore) -> Result<(), StoreError>; 3] = [
+    let changes: [Change; 3] = [
         |store| save(store, 1..=KEYS_IN_FILE),
         |store| store.delete_ended_windows(after(1)),
         |store| {

@@ -401,7 +401,7 @@ fn damage_that_only_changes_meet_is_named_with_the_next_step() {
         }
         refused += 1;
         assert!(store.fault().is_some());
-        assert_eq!(store.verify().unwrap().damage, [damage.clone()]);
+        assert_eq!(store.verify().unwrap().damage, std::slice::from_ref(damage));
         assert!(damage.lost.contains("run `keyguard compact`"), "{damage:?}");
         drop(store);
         RedbStore::compact_file(&file.path, &CopyProgress::default()).unwrap();
