@@ -79,6 +79,11 @@ pub struct UsageReport {
     /// Periods in order of time, or other groups by descending requests. Of more than 131,072 groups,
     /// those with few requests may be missing.
     pub rows: Vec<UsageRow>,
+    /// Damaged blocks of the data file with requests of this time. These requests are not counted;
+    /// [`Admin::verify`] shows what is lost.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required = true))]
+    pub omitted_blocks: u64,
 }
 
 /// The requests of one group.
@@ -215,6 +220,7 @@ impl Admin {
             requests: counts.total.requests,
             errors: counts.total.errors,
             rows: rows.collect::<Result<_, AdminError>>()?,
+            omitted_blocks: counts.omitted_blocks,
         })
     }
 

@@ -133,9 +133,15 @@ pub(super) fn report(cli: &Cli, report: CopyReport<'_>) -> Result<Exit, CliError
             cli.program()
         ));
     }
+    if copied.lost_windows > 0 {
+        cli.warn(&format!(
+            "tables of rate-limit windows with damaged rows, which the copy lacks: {}; these windows start empty",
+            copied.lost_windows
+        ));
+    }
     if copied.tables_set_aside > 0 {
         cli.warn(&format!(
-            "tables with damaged requests or totals, set aside earlier, that the copy lacks: {}",
+            "tables with damaged requests, totals or windows, set aside earlier, that the copy lacks: {}",
             copied.tables_set_aside
         ));
     }

@@ -58,6 +58,6 @@ pub(crate) enum ServeError {
     },
     #[error("the server cannot start: {0}")]
     Start(#[from] io::Error),
-    #[error("usage could not be stored and was lost: {0}")]
+    #[error("not everything could be stored at the stop: {0}")]
     Close(#[from] AdminError),
 }

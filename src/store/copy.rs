@@ -25,7 +25,11 @@ pub struct FileCopy {
     /// [`KeyGuard::verify`](crate::KeyGuard::verify) of the original names the rows.
     #[serde(default)]
     pub lost_totals: u64,
-    /// Tables with damaged requests or totals that were set aside before the copy, which the new file lacks.
+    /// Tables of windows of rate limits with rows that cannot be read, which the new file lacks: these windows start
+    /// empty.
+    #[serde(default)]
+    pub lost_windows: u64,
+    /// Tables with damaged requests, totals or windows that were set aside earlier, which the new file lacks.
     /// [`KeyGuard::verify`](crate::KeyGuard::verify) of the original lists them.
     pub tables_set_aside: u64,
 }

@@ -27,6 +27,11 @@ pub struct Damage {
     pub problem: String,
 }
 
+impl Damage {
+    /// In place of the name of a table, the pages that contain no rows.
+    pub(crate) const FREE_SPACE: &str = "free space";
+}
+
 impl Verification {
     /// Whether everything in the file can be read.
     pub fn is_sound(&self) -> bool {

@@ -488,27 +488,7 @@ fn data_that_cannot_be_examined_is_a_finding() {
 #[test]
 fn damaged_blocks_of_requests_are_found() {
     let dir = TempDir::new().unwrap();
-    let file = dir.path().join("keyguard.redb");
-    let kg = open(dir.path(), config());
-    let key = key_with(&kg, |key| key.rate_limit_per_minute(u32::MAX));
-    let headers = [("X-API-Key", key.raw_key.expose())];
-    for _ in 0..12 {
-        for _ in 0..1_000 {
-            kg.check(&headers, IP, "/").unwrap().finish(200);
-        }
-        kg.admin().stats().unwrap();
-    }
-    kg.close().unwrap();
-    let sound = fs::read(&file).unwrap();
-    let is_damaged = |page: &usize| {
-        let mut bytes = sound.clone();
-        bytes[page * 4_096 + 1_000] ^= 1;
-        fs::write(&file, bytes).unwrap();
-        let found = KeyGuard::verify(&file).map_or(Vec::new(), |found| found.damage);
-        matches!(found.as_slice(), [damage] if damage.lost.starts_with("requests from"))
-    };
-    let page = (0..sound.len() / 4_096).find(is_damaged);
-    assert!(page.is_some(), "no page of a block");
+    verify::damage_block_of_requests(&dir, open(dir.path(), config()));
     let kg = open(dir.path(), config());
     kg.admin().list_usage(ListUsage::new()).unwrap();
     let (problem, next) = only(dir.path(), &[], "data");

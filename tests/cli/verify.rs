@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::common::key;
 use crate::common::program::{done, refused, run};
+use crate::common::{IP, key, key_with};
 use keyguard::{Config, KeyGuard};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -29,6 +29,80 @@ pub(crate) fn damage(dir: &TempDir, table: &str) {
         }
     }
     panic!("no page contains {table}");
+}
+
+/// Records 12,000 requests with 200, and alters a page that contains only some of them.
+pub(crate) fn damage_block_of_requests(dir: &TempDir, kg: KeyGuard) {
+    let file = dir.path().join("keyguard.redb");
+    let key = key_with(&kg, |key| key.rate_limit_per_minute(u32::MAX));
+    let headers = [("X-API-Key", key.raw_key.expose())];
+    for _ in 0..12 {
+        for _ in 0..1_000 {
+            kg.check(&headers, IP, "/").unwrap().finish(200);
+        }
+        kg.admin().stats().unwrap();
+    }
+    kg.close().unwrap();
+    let sound = fs::read(&file).unwrap();
+    let is_damaged = |page: &usize| {
+        let mut bytes = sound.clone();
+        bytes[page * 4_096 + 1_000] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let found = KeyGuard::verify(&file).map_or(Vec::new(), |found| found.damage);
+        matches!(found.as_slice(), [damage] if damage.lost.starts_with("requests from"))
+    };
+    let page = (0..sound.len() / 4_096).find(is_damaged);
+    assert!(page.is_some(), "no page of a block");
+}
+
+/// Regression: counts and exports lacked these requests without a word.
+#[test]
+fn reports_warn_of_requests_in_damaged_blocks() {
+    let dir = TempDir::new().unwrap();
+    let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+    damage_block_of_requests(&dir, kg);
+    let by_status = ["usage", "--by", "status", "--ip", "127.0.0.1"];
+    let warning =
+        "damaged blocks of requests that are missing here: 1; `keyguard verify` shows what is lost";
+    let commands = [
+        by_status.to_vec(),
+        [&by_status[..], &["--csv"]].concat(),
+        [&by_status[..], &["--json"]].concat(),
+        vec!["export-usage", "--to", "all.csv"],
+        vec!["export-usage", "--to", "all.ndjson"],
+        vec!["export-usage", "--to", "-"],
+    ];
+    for command in commands {
+        let output = run(dir.path(), &command);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{command:?}: {error}");
+        assert_eq!(error.matches(warning).count(), 1, "{command:?}: {error}");
+        if command.contains(&"--json") {
+            let reply: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(reply["omitted_blocks"], 1);
+            assert!(reply["requests"].as_u64() < Some(12_000), "{reply}");
+        }
+    }
+    // Totals have them.
+    let output = done(dir.path(), &["usage", "--json"]);
+    let reply: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(reply["requests"], 12_000);
+    assert_eq!(reply["omitted_blocks"], 0);
+}
+
+#[test]
+fn file_with_altered_first_bytes_is_damaged() {
+    let dir = home();
+    let file = dir.path().join("keyguard.redb");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[..4_096].fill(0);
+    fs::write(&file, bytes).unwrap();
+    for command in ["verify", "list-keys", "stats"] {
+        let error = refused(dir.path(), &[command]);
+        assert!(error.contains("is damaged and was not changed"), "{error}");
+        assert!(error.contains("its first bytes were altered"), "{error}");
+        assert!(error.contains("restore"), "{error}");
+    }
 }
 
 #[test]

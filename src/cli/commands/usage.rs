@@ -57,12 +57,24 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         ..GetUsage::default()
     }
     .filtered_by(opts.filter.into());
-    if !opts.csv {
-        return cli.execute(query, |report, style| view(by, report, style));
-    }
     let report = cli.connect()?.execute(query)?;
-    write_out(lines(by, &report).as_bytes())?;
+    match opts.csv {
+        true => write_out(lines(by, &report).as_bytes())?,
+        false => cli.print(&report, |style| view(by, &report, style))?,
+    }
+    warn_of_omitted(cli, &report);
     Ok(Exit::Done)
+}
+
+/// Warns of requests that were not counted because they cannot be read.
+pub(super) fn warn_of_omitted(cli: &Cli, report: &UsageReport) {
+    if report.omitted_blocks > 0 {
+        cli.warn(&format!(
+            "damaged blocks of requests that are missing here: {}; `{} verify` shows what is lost",
+            report.omitted_blocks,
+            cli.program()
+        ));
+    }
 }
 
 fn view(by: UsageGroup, report: &UsageReport, style: OutputStyle) -> String {

@@ -34,6 +34,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Disk {
     is_full: AtomicBool,
     panics: AtomicBool,
+    refuses_windows: AtomicBool,
     stored: Mutex<Stored>,
 }
 
@@ -115,7 +116,10 @@ impl UsageStore for Disk {
         Ok(())
     }
     fn delete_ended_windows(&self, _: Timestamp) -> Result<(), StoreError> {
-        Ok(())
+        match self.refuses_windows.load(Ordering::SeqCst) {
+            true => Err(StoreError::Unavailable("no space left".into())),
+            false => Ok(()),
+        }
     }
     fn save_ip_windows(&self, _: Vec<SavedIpWindow>) -> Result<(), StoreError> {
         Ok(())
@@ -520,8 +524,22 @@ fn closing_says_why_it_could_not_store_all() {
     world.disk.fill_up(true);
     world.record([200]);
     let text = causes(world.recorder.close().unwrap_err());
-    assert!(text.ends_with(": no space left"), "{text}");
+    assert!(text.ends_with(": usage was lost: no space left"), "{text}");
     writer.join().unwrap();
+}
+
+/// Regression: the error said that usage was lost, which was stored.
+#[test]
+fn closing_says_that_only_windows_were_not_stored() {
+    let world = World::new();
+    let writer = world.spawn();
+    world.disk.refuses_windows.store(true, Ordering::SeqCst);
+    world.record([200]);
+    let text = causes(world.recorder.close().unwrap_err());
+    let end = ": only the windows of rate limits were lost: no space left";
+    assert!(text.ends_with(end), "{text}");
+    writer.join().unwrap();
+    assert_eq!(world.disk.statuses(), [200]);
 }
 
 #[test]

@@ -130,7 +130,14 @@ impl Writer {
         self.store.recover(is_waited_for);
         let mut result = self.store_all().and(self.rehash());
         if closing {
-            result = result.and(self.save_windows());
+            result = result
+                .map_err(|error| unstored("usage was lost", &error))
+                .and_then(|()| {
+                    let saved = self.save_windows();
+                    saved.map_err(|error| {
+                        unstored("only the windows of rate limits were lost", &error)
+                    })
+                });
         }
         let offered = self.outlet.as_mut().map_or(Ok(()), Outlet::write);
         let sink_failure = offered.err().map(|error| error.to_string());
@@ -359,6 +366,11 @@ impl Writer {
 pub(super) struct Round {
     pub(super) result: Result<(), StoreError>,
     sink_failure: Option<String>,
+}
+
+/// The error of a stop that did not store everything.
+fn unstored(what: &str, error: &StoreError) -> StoreError {
+    StoreError::Unavailable(format!("{what}: {}", error.cause()).into())
 }
 
 /// Marks the writer as ended when dropped, so that no thread waits for a writer that panicked.

@@ -19,7 +19,8 @@ use self::load::{Loaded, load};
 use self::tables::Tables;
 use crate::store::codec::FORMAT;
 use crate::store::codec::data_file::{
-    BLOCK, ChecksumTable, DATABASE_HEADER, FRONT, HEADERS, Header, SECTOR, file_len, preamble, runs,
+    BLOCK, ChecksumTable, DATABASE_HEADER, FRONT, HEADERS, Header, PREAMBLE, SECTOR, file_len,
+    preamble, runs,
 };
 
 /// The storage of redb on a file with the layout of [`data_file`](crate::store::codec::data_file).
@@ -138,6 +139,21 @@ impl BlockFile {
         let is_kept = self.file.len()? >= file_len(header.blocks)
             && read_header(&*self.file, pair)? == Some(header);
         is_kept.then_some(()).ok_or_else(|| invalid(OVERWRITTEN))
+    }
+
+    /// Writes the first bytes again if another program or the disk altered them, and the header is that of this file.
+    /// Returns whether it did.
+    pub(super) fn restore_preamble(&self) -> io::Result<bool> {
+        let mut found = [0; PREAMBLE];
+        self.file.read(0, &mut found)?;
+        if found == preamble(FORMAT) {
+            return Ok(false);
+        }
+        self.check()?;
+        let _syncing = self.syncing.lock();
+        self.file.write(0, &preamble(FORMAT))?;
+        self.file.sync_data()?;
+        Ok(true)
     }
 
     /// Writes and syncs the header that [`Self::roll_back`] restored, in place of a later one that may be
@@ -427,6 +443,14 @@ impl StorageBackend for BlockFile {
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.file.query_lock_range(start, end)
     }
+}
+
+/// Whether a file has valid copies of both headers, whatever its first bytes are.
+pub(super) fn has_headers(file: &dyn StorageBackend) -> io::Result<bool> {
+    if file.len()? < FRONT {
+        return Ok(false);
+    }
+    Ok(read_header(file, 0)?.is_some() && read_header(file, 1)?.is_some())
 }
 
 /// Returns the latest header of a pair with a valid copy.

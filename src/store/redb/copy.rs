@@ -44,7 +44,7 @@ pub(super) fn require_free(to: &Path) -> Result<(), CopyError> {
 }
 
 /// Copies the database that `open` opens to a new file in the directory of `to`. Requests in damaged blocks are
-/// omitted, and of a database at rest totals that cannot be read; other damage fails the copy.
+/// omitted, and of a database at rest totals and windows that cannot be read; other damage fails the copy.
 pub(super) fn copy(
     open: impl Fn() -> Result<Snapshot, StoreError>,
     to: &Path,
@@ -89,7 +89,8 @@ pub(super) fn copy(
             rows,
             bytes,
             lost_blocks,
-            lost_totals: omitted.totals.lost(),
+            lost_totals: omitted.totals.lost(tables::is_of_totals),
+            lost_windows: omitted.totals.lost(tables::is_of_windows),
             tables_set_aside: set_aside.len() as u64,
         };
         return Ok(NewCopy {
@@ -347,20 +348,20 @@ pub(super) struct OmittedRows {
     totals: DamagedTotals,
 }
 
-/// The tables of totals of which a copy omits what cannot be read.
+/// The tables of totals and windows of which a copy omits what cannot be read.
 #[derive(Default)]
 struct DamagedTotals {
     /// Which rows can be read, by the name of the table.
     found: RefCell<BTreeMap<String, ReadableRows>>,
-    /// The table of totals that is being read.
+    /// The table of these that is being read.
     current: RefCell<Option<String>>,
 }
 
 impl DamagedTotals {
     /// Begins to read a table. Returns which of its rows can be read; `None` for all.
     fn begin(&self, table: &str) -> Option<ReadableRows> {
-        let is_of_totals = tables::is_of_totals(table);
-        *self.current.borrow_mut() = is_of_totals.then(|| table.to_owned());
+        let is_replaceable = tables::is_replaceable(table);
+        *self.current.borrow_mut() = is_replaceable.then(|| table.to_owned());
         self.found.borrow().get(table).copied()
     }
 
@@ -368,8 +369,8 @@ impl DamagedTotals {
         self.current.take();
     }
 
-    /// Finds what can be read of the table that could not be read as a whole. Returns false if it is none of totals,
-    /// was found before, or can be read again.
+    /// Finds what can be read of the table that could not be read as a whole. Returns false if it is none of
+    /// these, was found before, or can be read again.
     fn find_current(
         &self,
         open: impl Fn() -> Result<Snapshot, StoreError>,
@@ -389,9 +390,10 @@ impl DamagedTotals {
         }))
     }
 
-    /// The number of tables that lack rows.
-    fn lost(&self) -> u64 {
-        self.found.borrow().len() as u64
+    /// The number of such tables that lack rows.
+    fn lost(&self, is_such: fn(&str) -> bool) -> u64 {
+        let found = self.found.borrow();
+        found.keys().filter(|table| is_such(table)).count() as u64
     }
 }
 

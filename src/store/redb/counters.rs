@@ -4,21 +4,34 @@ use std::time::Duration;
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::tables::{BALANCES, IP_WINDOWS, WINDOWS};
+use super::tables::{BALANCES, IP_WINDOWS, Records, WINDOWS};
 use crate::counter::{SavedCounter, SavedIpWindow, SavedValue, SubjectId};
 use crate::limit::Period;
 use crate::store::codec::{decode_counters, decode_ip_window, encode_counters, encode_ip_window};
 use crate::store::{SavedSet, StoreError};
 use crate::time::Timestamp;
 
-pub(super) fn of(txn: &ReadTransaction, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
-    let mut counters = Vec::new();
-    for table in [BALANCES, WINDOWS] {
-        if let Some(row) = txn.open_table(table)?.get(id.to_bits())? {
-            counters.extend(decode_counters(row.value())?);
-        }
-    }
-    Ok(counters)
+pub(super) fn balances(
+    txn: &ReadTransaction,
+    id: SubjectId,
+) -> Result<Vec<SavedCounter>, StoreError> {
+    counters(txn, BALANCES, id)
+}
+
+pub(super) fn windows(
+    txn: &ReadTransaction,
+    id: SubjectId,
+) -> Result<Vec<SavedCounter>, StoreError> {
+    counters(txn, WINDOWS, id)
+}
+
+fn counters(
+    txn: &ReadTransaction,
+    table: Records<u64>,
+    id: SubjectId,
+) -> Result<Vec<SavedCounter>, StoreError> {
+    let row = txn.open_table(table)?.get(id.to_bits())?;
+    row.map_or(Ok(Vec::new()), |row| decode_counters(row.value()))
 }
 
 pub(super) fn put_balances(

@@ -37,6 +37,7 @@ pub(super) struct Engine {
     fault: Mutex<Option<Fault>>,
     /// Whether a thread is reopening the file.
     is_reopening: AtomicBool,
+    is_preamble_restored: AtomicBool,
     /// Called with a database that contains a change that was reported as failed.
     late_commit_listener: OnceLock<LateCommitListener>,
     identity: Identity,
@@ -90,6 +91,8 @@ struct WriteState {
 /// Why changes are refused.
 struct Fault {
     reason: String,
+    /// The damage that a change met.
+    damage: Option<String>,
     failures: u32,
     retry_at: Moment,
 }
@@ -118,6 +121,7 @@ impl Engine {
             }),
             fault: Mutex::new(None),
             is_reopening: AtomicBool::new(false),
+            is_preamble_restored: AtomicBool::new(false),
             late_commit_listener: OnceLock::new(),
             identity,
             clock,
@@ -144,6 +148,12 @@ impl Engine {
     pub(super) fn fault(&self) -> Option<String> {
         let fault = self.fault.lock();
         fault.as_ref().map(|fault| fault.reason.clone())
+    }
+
+    /// Returns the damage that the last change met, if it failed because of it.
+    pub(super) fn damage(&self) -> Option<String> {
+        let fault = self.fault.lock();
+        fault.as_ref().and_then(|fault| fault.damage.clone())
     }
 
     pub(super) fn file_space(&self) -> Option<FileSpace> {
@@ -279,7 +289,22 @@ impl Engine {
     fn check_file(&self) -> Result<(), String> {
         self.identity.check()?;
         let kept = self.current.load().file.check();
-        kept.map_err(|error| unavailable(error).describe())
+        kept.map_err(|error| unavailable(error).describe())?;
+        self.restore_preamble();
+        Ok(())
+    }
+
+    /// Writes the first bytes of the file again if they were altered. A failure is left to the next call: nothing reads
+    /// them while the file is open.
+    pub(super) fn restore_preamble(&self) {
+        if self.current.load().file.restore_preamble().unwrap_or(false) {
+            self.is_preamble_restored.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the first bytes of the file were altered while it was open, and were written again.
+    pub(super) fn is_preamble_restored(&self) -> bool {
+        self.is_preamble_restored.load(Ordering::Relaxed)
     }
 
     fn write_once<T>(
@@ -327,7 +352,7 @@ impl Engine {
             _ => match &error {
                 StoreError::Unavailable(_) => drop(self.refuse_changes(error.cause())),
                 // Only changes that need the damaged block fail.
-                StoreError::Damaged(_) => self.note_damage(error.cause()),
+                StoreError::Damaged(damage) => self.note_damage(error.cause(), damage),
                 _ => {}
             },
         }
@@ -407,6 +432,7 @@ impl Engine {
         let pause = FIRST_PAUSE * (1 << failures.min(10));
         *fault = Some(Fault {
             reason,
+            damage: None,
             failures: failures + 1,
             retry_at: self.clock.now().plus(pause.min(LONGEST_PAUSE)),
         });
@@ -415,9 +441,10 @@ impl Engine {
     }
 
     /// Notes that a change needs a damaged block. Other changes are still tried.
-    fn note_damage(&self, reason: String) {
+    fn note_damage(&self, reason: String, damage: &str) {
         *self.fault.lock() = Some(Fault {
             reason,
+            damage: Some(damage.to_owned()),
             failures: 0,
             retry_at: Moment::default(),
         });

@@ -102,6 +102,11 @@ impl DataFile {
         self.shared.file.check()
     }
 
+    /// Like [`BlockFile::restore_preamble`].
+    pub(super) fn restore_preamble(&self) -> io::Result<bool> {
+        self.shared.file.restore_preamble()
+    }
+
     /// Like [`Self::publish`], for generations after the first.
     pub(super) fn settle(&self) -> io::Result<()> {
         self.checked(self.shared.file.settle())?;

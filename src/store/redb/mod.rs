@@ -31,7 +31,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,7 +58,7 @@ use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, ChangeEvent, FileSpace, KeyChange, NewCredential, NewKey, OrgChange,
+    AuditContext, ChangeEvent, Damage, FileSpace, KeyChange, NewCredential, NewKey, OrgChange,
     OutboxCounts, Rehash, Resolved, Rotation, SavedSet, Search, Store, StoreError, Totals,
     UsageBatch, UsageStore, Verification, WebhookChange, webhooks,
 };
@@ -86,8 +86,8 @@ pub(crate) struct RedbStore {
     /// Blocks of usage that could not be read since the file was opened.
     damaged_usage: Mutex<BTreeSet<BlockNumber>>,
     met_damage: Mutex<MetDamage>,
-    /// The names of the tables of totals that were set aside.
-    totals_set_aside: Mutex<Vec<String>>,
+    /// The names of the tables of totals and windows that were set aside.
+    set_aside: Mutex<Vec<String>>,
     /// The webhooks that get events.
     webhooks: ArcSwap<Vec<String>>,
     /// Deliveries for which there was no room since the file was opened.
@@ -154,16 +154,16 @@ impl UsageStore for RedbStore {
             if rows.is_empty() {
                 return Ok(());
             }
-            self.write(|txn| counters::put_windows(txn, &rows))?;
+            self.write_windows(|txn| counters::put_windows(txn, &rows))?;
         }
     }
 
     fn delete_ended_windows(&self, now: Timestamp) -> Result<(), StoreError> {
-        self.write(|txn| counters::delete_ended_windows(txn, now))
+        self.write_windows(|txn| counters::delete_ended_windows(txn, now))
     }
 
     fn save_ip_windows(&self, windows: Vec<SavedIpWindow>) -> Result<(), StoreError> {
-        self.write(|txn| counters::put_ip_windows(txn, &windows))
+        self.write_windows(|txn| counters::put_ip_windows(txn, &windows))
     }
 
     fn recover(&self, at_once: bool) {
@@ -194,7 +194,24 @@ impl Store for RedbStore {
     }
 
     fn counters(&self, id: SubjectId) -> Result<Vec<SavedCounter>, StoreError> {
-        self.engine.read_now(|txn| counters::of(txn, id))
+        let balances = RefCell::new(None);
+        let windows = self.engine.read_now(|txn| {
+            balances.replace(None);
+            balances.replace(Some(counters::balances(txn, id)?));
+            counters::windows(txn, id)
+        });
+        match (balances.into_inner(), windows) {
+            // Windows that cannot be read count as empty.
+            (Some(balances), Err(damaged @ StoreError::Damaged(_))) => {
+                self.note_damage(&damaged);
+                Ok(balances)
+            }
+            (balances, windows) => {
+                let mut all = balances.unwrap_or_default();
+                all.extend(windows?);
+                Ok(all)
+            }
+        }
     }
 
     fn create_org(&self, name: &str, audit: &AuditContext) -> Result<Org, StoreError> {
@@ -293,7 +310,8 @@ impl Store for RedbStore {
     }
 
     fn ip_windows(&self) -> Result<Vec<SavedIpWindow>, StoreError> {
-        self.read(counters::ip_windows)
+        // Those that cannot be read count as empty.
+        Ok(undamaged(self.read(counters::ip_windows))?.unwrap_or_default())
     }
 
     /// Keeps balances: the next batch of usage writes their new state.
@@ -303,7 +321,9 @@ impl Store for RedbStore {
         audit: &AuditContext,
     ) -> Result<(), StoreError> {
         let subjects = counters.iter().map(|(subject, _)| *subject);
-        self.commit_audited(audit, |txn| counters::delete_windows(txn, subjects.clone()))
+        self.repairing(|| {
+            self.commit_audited(audit, |txn| counters::delete_windows(txn, subjects.clone()))
+        })
     }
 
     fn usage(
@@ -316,7 +336,13 @@ impl Store for RedbStore {
     }
 
     fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError> {
-        self.read_blocks(|txn, skipped| usage_counts::count(txn, query, now, skipped))
+        self.read_blocks(|txn, skipped| {
+            let counts = usage_counts::count(txn, query, now, skipped)?;
+            Ok(UsageCounts {
+                omitted_blocks: skipped.omitted(),
+                ..counts
+            })
+        })
     }
 
     fn usage_page(
@@ -442,21 +468,50 @@ impl Store for RedbStore {
                  `keyguard webhooks` shows why the others fail"
             )
         });
-        let totals = self.totals_set_aside.lock().clone();
-        let totals = (!totals.is_empty()).then(|| {
-            format!(
-                "totals that could not be read were set aside, and `stats` and `usage` lack them: {}; \
-                 `keyguard verify` shows what is lost, and `keyguard compact` gives them up",
-                totals.join(", ")
-            )
+        let names = self.set_aside.lock().clone();
+        let set_aside = |is_such: fn(&str) -> bool, what| {
+            let is_such = |name: &&String| repair::original_name(name).is_some_and(is_such);
+            let names: Vec<&str> = names.iter().filter(is_such).map(|name| &**name).collect();
+            (!names.is_empty()).then(|| {
+                format!(
+                    "{what}: {}; `keyguard verify` shows what is lost, and `keyguard compact` gives them up",
+                    names.join(", ")
+                )
+            })
+        };
+        let totals = set_aside(
+            tables::is_of_totals,
+            "totals that could not be read were set aside, and `stats` and `usage` lack them",
+        );
+        let windows = set_aside(
+            tables::is_of_windows,
+            "windows of rate limits that could not be read were set aside, and count as empty",
+        );
+        let preamble = self.engine.is_preamble_restored().then(|| {
+            "the first bytes of the data file were altered by another program or the disk, and were written again; \
+             `keyguard verify` shows whether more is damaged"
+                .to_owned()
         });
-        damaged.into_iter().chain(totals).chain(dropped).collect()
+        let all = damaged.into_iter().chain(totals).chain(windows);
+        all.chain(dropped).chain(preamble).collect()
     }
 
     fn verify(&self) -> Result<Verification, StoreError> {
-        let found = verify::verify(|| self.engine.snapshot(verify::CACHE))?;
+        let was_restored = self.engine.is_preamble_restored();
+        self.engine.restore_preamble();
+        let mut found = verify::verify(|| self.engine.snapshot(verify::CACHE))?;
         if found.is_sound() {
             self.damaged_usage.lock().clear();
+            let damage = self.engine.damage().map(verify::of_free_space);
+            found.damage.extend(damage);
+        }
+        if self.engine.is_preamble_restored() && !was_restored {
+            found.damage.push(Damage {
+                table: "first bytes".into(),
+                rows: Some(0),
+                lost: "no rows; they were written again".into(),
+                problem: "the first bytes of the file were altered".into(),
+            });
         }
         Ok(found)
     }
@@ -503,6 +558,27 @@ impl RedbStore {
         if let StoreError::Damaged(problem) = error {
             let now = self.engine.now();
             self.met_damage.lock().note(problem, now);
+        }
+    }
+
+    fn write_windows(
+        &self,
+        change: impl Fn(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.repairing(|| self.write(&change))
+    }
+
+    /// Makes a change of windows, and again after damaged tables were replaced.
+    fn repairing<T>(&self, change: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match change() {
+            Err(StoreError::Damaged(problem)) => {
+                let _block = self.open_block.lock();
+                match self.repair_totals()? {
+                    true => change(),
+                    false => Err(StoreError::Damaged(problem)),
+                }
+            }
+            changed => changed,
         }
     }
 
@@ -597,8 +673,8 @@ impl RedbStore {
         Ok(true)
     }
 
-    /// Begins new tables of totals in place of damaged ones, if damage was met that may be in the totals. Returns
-    /// whether there were any. Reads all totals. `open_block` must be locked.
+    /// Begins new tables of totals and windows in place of damaged ones, if damage was met that may be in them.
+    /// Returns whether there were any. Reads all of them. `open_block` must be locked.
     fn repair_totals(&self) -> Result<bool, StoreError> {
         if !self.met_damage.lock().is_new() {
             return Ok(false);
@@ -609,7 +685,7 @@ impl RedbStore {
         };
         let searched = tables::visit_all(&mut repair);
         if repair.is_any {
-            *self.totals_set_aside.lock() = self.engine.read(repair::totals_set_aside)?;
+            *self.set_aside.lock() = self.engine.read(repair::replaced)?;
         }
         searched?;
         let now = self.engine.now();

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use redb::backends::FileBackend;
 use redb::{DatabaseError, StorageBackend, StorageError};
 
-use super::block_file::ReadOnlyFile;
+use super::block_file::{self, ReadOnlyFile};
 use super::copy::NewCopy;
 use super::engine::{Engine, OpenDatabase, Snapshot};
 use super::file::DataFile;
@@ -66,8 +66,8 @@ impl RedbStore {
         };
         let engine = Engine::new(database, identity, clock.clone(), cache_bytes);
         let engine = engine.map_err(|error| damaged(path, error))?;
-        let totals_set_aside = engine.read(repair::totals_set_aside);
-        let totals_set_aside = totals_set_aside.map_err(|error| damaged(path, error))?;
+        let set_aside = engine.read(repair::replaced);
+        let set_aside = set_aside.map_err(|error| damaged(path, error))?;
         let batch_ids = BatchIds::new().map_err(|error| io_error(path, io::Error::other(error)))?;
         Ok(Self {
             engine: Arc::new(engine),
@@ -75,7 +75,7 @@ impl RedbStore {
             batch_ids: Mutex::new(batch_ids),
             damaged_usage: Mutex::default(),
             met_damage: Mutex::default(),
-            totals_set_aside: Mutex::new(totals_set_aside),
+            set_aside: Mutex::new(set_aside),
             webhooks: ArcSwap::default(),
             dropped_deliveries: AtomicU64::new(0),
         })
@@ -311,6 +311,9 @@ fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
         .read_to_end(&mut start)
         .map_err(|error| io_error(path, error))?;
     read_preamble(&start).map_err(|unreadable| match unreadable {
+        Unreadable::Foreign if is_ours(path).unwrap_or(false) => {
+            damaged(path, "its first bytes were altered")
+        }
         Unreadable::Foreign if start.starts_with(SQLITE) => {
             OpenError::SqliteDatabase { path: path.into() }
         }
@@ -327,6 +330,12 @@ fn verify_preamble(path: &Path, file: &File) -> Result<(), OpenError> {
             supported: FORMAT,
         },
     })
+}
+
+/// Whether a file that starts like another one has the headers of a data file. Needs no right to write it.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    let file = FileBackend::new(File::open(path)?).map_err(io::Error::other)?;
+    block_file::has_headers(&file)
 }
 
 /// Fails unless the file was created with this secret.

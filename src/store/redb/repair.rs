@@ -1,4 +1,5 @@
-//! Continuing after damage in a table of totals: a new table takes its place, with all rows that can be read.
+//! Continuing after damage in a table of totals or windows: a new table takes its place, with all rows that can be
+//! read.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,10 +45,10 @@ pub(super) fn original_name(name: &str) -> Option<&str> {
     Some(original)
 }
 
-/// Returns the names of the tables of totals that were set aside.
-pub(super) fn totals_set_aside(txn: &ReadTransaction) -> Result<Vec<String>, StoreError> {
+/// Returns the names of the tables of totals and windows that were set aside.
+pub(super) fn replaced(txn: &ReadTransaction) -> Result<Vec<String>, StoreError> {
     let mut names = names_set_aside(txn)?;
-    names.retain(|name| original_name(name).is_some_and(tables::is_of_totals));
+    names.retain(|name| original_name(name).is_some_and(tables::is_replaceable));
     Ok(names)
 }
 
@@ -149,7 +150,7 @@ impl ReadableRows {
     }
 }
 
-/// Replaces damaged tables of totals, while nothing else changes them.
+/// Replaces damaged tables of totals and windows, while nothing else changes them.
 pub(super) struct TotalsRepair<'a> {
     pub(super) store: &'a super::RedbStore,
     /// Whether a table was damaged.
@@ -164,7 +165,7 @@ impl TableVisitor for TotalsRepair<'_> {
         table: TableDefinition<'static, K, V>,
         _: impl Fn(K::SelfType<'_>) -> Option<String>,
     ) -> Result<(), StoreError> {
-        if !tables::is_of_totals(table.name()) {
+        if !tables::is_replaceable(table.name()) {
             return Ok(());
         }
         let readable = ReadableRows::of(table, || self.store.engine.snapshot(verify::CACHE))?;

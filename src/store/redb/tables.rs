@@ -143,7 +143,7 @@ pub(super) fn visit_all<T: TableVisitor>(visitor: &mut T) -> Result<(), T::Error
     visitor.visit(EVENT_MARKS, |mark| text(&mark))
 }
 
-/// Whether a table has only totals: a new one may take its place, and lacks what cannot be read.
+/// Whether a table has only totals.
 pub(super) fn is_of_totals(name: &str) -> bool {
     let totals = [
         ACTIVITY.name(),
@@ -153,6 +153,16 @@ pub(super) fn is_of_totals(name: &str) -> bool {
         SHADOW_DENIED.name(),
     ];
     totals.contains(&name)
+}
+
+/// Whether a table has only windows of rate limits, which count as empty if they cannot be read.
+pub(super) fn is_of_windows(name: &str) -> bool {
+    [WINDOWS.name(), IP_WINDOWS.name()].contains(&name)
+}
+
+/// Whether a new table may take the place of a damaged one, and lacks what cannot be read.
+pub(super) fn is_replaceable(name: &str) -> bool {
+    is_of_totals(name) || is_of_windows(name)
 }
 
 fn text(key: &impl ToString) -> Option<String> {

@@ -69,6 +69,8 @@ pub(super) struct SkippedBlocks {
     numbers: RefCell<BTreeSet<BlockNumber>>,
     /// The block that is being read.
     current: Cell<Option<BlockNumber>>,
+    /// Those that the current reading has omitted.
+    omitted: RefCell<BTreeSet<BlockNumber>>,
 }
 
 impl SkippedBlocks {
@@ -78,11 +80,18 @@ impl SkippedBlocks {
         Self {
             numbers: numbers.into(),
             current: Cell::default(),
+            omitted: RefCell::default(),
         }
     }
 
     pub(super) fn begin(&self) {
         self.current.set(None);
+        self.omitted.borrow_mut().clear();
+    }
+
+    /// The number of blocks that the reading has omitted.
+    pub(super) fn omitted(&self) -> u64 {
+        self.omitted.borrow().len() as u64
     }
 
     /// Skips the block that could not be read. Returns its number, or `None` if the damage is not in a block
@@ -99,6 +108,7 @@ impl SkippedBlocks {
         read: impl FnOnce() -> Result<bool, StoreError>,
     ) -> Result<bool, StoreError> {
         if self.numbers.borrow().contains(&number) {
+            self.omitted.borrow_mut().insert(number);
             return Ok(false);
         }
         self.current.set(Some(number));

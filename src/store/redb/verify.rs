@@ -56,15 +56,21 @@ fn verify_other_pages(
     mut found: Verification,
 ) -> Result<Verification, StoreError> {
     match snapshot.database.check_integrity() {
-        Err(StoreError::Damaged(problem)) => found.damage.push(Damage {
-            table: "free space".into(),
-            rows: Some(0),
-            lost: "no rows, but changes may be refused".into(),
-            problem,
-        }),
+        Err(StoreError::Damaged(problem)) => found.damage.push(of_free_space(problem)),
         checked => checked?,
     }
     Ok(found)
+}
+
+/// The damage of a file of which all rows can be read.
+pub(super) fn of_free_space(problem: String) -> Damage {
+    Damage {
+        table: Damage::FREE_SPACE.into(),
+        rows: Some(0),
+        lost: "no rows, but changes may be refused; stop the process that holds the file, and run `keyguard compact`"
+            .into(),
+        problem,
+    }
 }
 
 struct Verifier<F> {
@@ -96,7 +102,7 @@ impl<F: Fn() -> Result<Snapshot, StoreError>> TableVisitor for Verifier<F> {
         show: impl Fn(K::SelfType<'_>) -> Option<String>,
     ) -> Result<(), StoreError> {
         let name = table.name();
-        if tables::is_of_totals(name) {
+        if tables::is_replaceable(name) {
             self.note_totals_set_aside(table, &show)?;
         }
         if name == USAGE_BLOCKS.name() && self.check_blocks()? {

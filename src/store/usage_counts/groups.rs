@@ -187,6 +187,7 @@ impl UsagePlan {
             includes_keyless: self.includes_keyless(),
             total,
             rows,
+            omitted_blocks: 0,
         }
     }
 }

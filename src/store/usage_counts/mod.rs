@@ -32,6 +32,8 @@ pub(crate) struct UsageCounts {
     pub(crate) total: Count,
     /// Periods in order, or other groups by descending requests.
     pub(crate) rows: Vec<(GroupValue, Count)>,
+    /// Damaged blocks of requests that are not counted.
+    pub(crate) omitted_blocks: u64,
 }
 
 /// Some of the single requests that a query asks for, in the order of recording.

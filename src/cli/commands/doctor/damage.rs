@@ -78,8 +78,13 @@ fn finding(cli: &Cli, damage: &Damage) -> Finding {
 
 fn next(cli: &Cli, table: &str) -> String {
     let program = cli.program();
-    match is_set_aside(table) {
-        true => format!("{program} compact    # gives them up; stop the server first"),
-        false => format!("{program} verify    # then restore a backup, or go on without them"),
+    match table {
+        Damage::FREE_SPACE => {
+            format!("{program} compact    # after the process that holds the file was stopped")
+        }
+        _ if is_set_aside(table) => {
+            format!("{program} compact    # gives them up; stop the server first")
+        }
+        _ => format!("{program} verify    # then restore a backup, or go on without them"),
     }
 }

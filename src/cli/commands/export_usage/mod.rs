@@ -14,6 +14,7 @@ use serde_json::json;
 
 use self::parquet::Parquet;
 use self::text::{Csv, Ndjson};
+use super::usage::warn_of_omitted;
 use crate::admin::command::{GetUsage, ListRequests, RequestFilter, Rows};
 use crate::cli::args::{RequestFilterArgs, TimeRangeArgs};
 use crate::cli::connection::GuardConnection;
@@ -68,7 +69,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         filter: opts.filter.into(),
     };
     if opts.to == Path::new("-") {
-        export.write(&mut io::stdout(), CliError::Output)?;
+        export.write(cli, &mut io::stdout(), CliError::Output)?;
         return Ok(Exit::Done);
     }
     let not_written = |error: io::Error| CliError::UsageFile {
@@ -84,7 +85,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         return Err(not_written(io::ErrorKind::AlreadyExists.into()));
     }
     let mut file = AtomicFile::new(&opts.to).map_err(not_written)?;
-    let written = export.write(file.file(), not_written)?;
+    let written = export.write(cli, file.file(), not_written)?;
     file.take_name(&opts.to).map_err(not_written)?;
     let shown = opts.to.display().to_string();
     let reply = json!({ "file": shown, "requests": written });
@@ -136,10 +137,11 @@ impl Export {
     /// Writes all requests with a progress bar; returns their number.
     fn write(
         &mut self,
+        cli: &Cli,
         out: &mut (dyn Write + Send),
         not_written: impl Fn(io::Error) -> CliError,
     ) -> Result<u64, CliError> {
-        let bar = ProgressBar::new(self.total()?);
+        let bar = ProgressBar::new(self.total(cli)?);
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len}  {eta}") {
             bar.set_style(style);
         }
@@ -172,8 +174,8 @@ impl Export {
         command.filtered_by(self.filter.clone())
     }
 
-    /// The number of requests, counted from single requests.
-    fn total(&mut self) -> Result<u64, CliError> {
+    /// The number of requests, counted from single requests. Warns of those that cannot be read.
+    fn total(&mut self, cli: &Cli) -> Result<u64, CliError> {
         let command = GetUsage {
             by: UsageGroup::Status,
             since: self.times.since.clone(),
@@ -184,6 +186,7 @@ impl Export {
         let report = self
             .connection
             .execute(command.filtered_by(self.filter.clone()))?;
+        warn_of_omitted(cli, &report);
         Ok(report.requests)
     }
 }

@@ -23,6 +23,7 @@ use crate::time::{Clock, ManualClock};
 mod altered;
 mod copying;
 mod damaged_totals;
+mod damaged_windows;
 mod disk;
 mod displaced;
 mod faults;

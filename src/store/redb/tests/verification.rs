@@ -405,6 +405,82 @@ fn damage_beneath_an_open_file_is_found() {
     assert_eq!(store.verify().unwrap().damage, []);
 }
 
+/// Regression: changes were refused because of a page that contains no rows, and the verification found nothing.
+#[test]
+fn damage_that_only_changes_meet_is_named_with_the_next_step() {
+    let mut refused = 0;
+    for (page, found) in &ORIGINAL.found {
+        let mut found = found.iter().flat_map(|found| &found.damage);
+        let Some(damage) = found.find(|damage| damage.table == "free space") else {
+            continue;
+        };
+        let file = damaged(&ORIGINAL.bytes, &[*page]);
+        let store = file.open();
+        let created = (0..5).map(|n| store.create_org(&format!("org {n}"), &audit_context()));
+        if created.filter_map(Result::err).count() == 0 {
+            continue;
+        }
+        refused += 1;
+        assert!(store.fault().is_some());
+        assert_eq!(store.verify().unwrap().damage, std::slice::from_ref(damage));
+        assert!(damage.lost.contains("run `keyguard compact`"), "{damage:?}");
+        drop(store);
+        RedbStore::compact_file(&file.path, &CopyProgress::default()).unwrap();
+        file.open().add_org("next");
+    }
+    assert!(refused > 0);
+}
+
+fn overwrite_first_bytes(file: &File) {
+    let mut opened = fs::OpenOptions::new().write(true).open(&file.path).unwrap();
+    opened.write_all(&[0; BLOCK]).unwrap();
+}
+
+/// Regression: nothing noticed it while the file was open, and then it was refused as that of another program.
+#[test]
+fn first_bytes_that_were_altered_beneath_an_open_file_are_written_again() {
+    let works: [fn(&RedbStore); 3] = [
+        |store| {
+            let found = store.verify().unwrap().damage;
+            assert_eq!((found.len(), found[0].table.as_str()), (1, "first bytes"));
+            assert_eq!(found[0].rows, Some(0));
+        },
+        |store| store.recover(false),
+        |store| drop(store.add_org("next")),
+    ];
+    for work in works {
+        let file = damaged(&ORIGINAL.bytes, &[]);
+        let store = file.open();
+        overwrite_first_bytes(&file);
+        work(&store);
+        assert_eq!(
+            fs::read(&file.path).unwrap()[..BLOCK],
+            ORIGINAL.bytes[..BLOCK]
+        );
+        let warnings = store.warnings();
+        assert!(warnings[0].contains("first bytes"), "{warnings:?}");
+        assert!(store.verify().unwrap().is_sound());
+        drop(store);
+        assert_eq!(all_usage(&file.open()).unwrap(), ALL);
+    }
+}
+
+#[test]
+fn closed_file_with_altered_first_bytes_is_damaged_and_not_foreign() {
+    let file = damaged(&ORIGINAL.bytes, &[]);
+    overwrite_first_bytes(&file);
+    let before = fs::read(&file.path).unwrap();
+    let to = File::new();
+    let copied = RedbStore::back_up_file(&file.path, &to.path, &CopyProgress::default());
+    for refused in [verify(&file).err(), open(&file.path).err(), copied.err()] {
+        let Some(OpenError::Damaged { source, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(source.to_string(), "its first bytes were altered");
+    }
+    assert!(fs::read(&file.path).unwrap() == before);
+}
+
 #[test]
 fn changes_during_a_verification_are_no_damage() {
     let file = damaged(&ORIGINAL.bytes, &[]);
