@@ -14,7 +14,6 @@ use super::render::{Table, escaped};
 use super::settings::Cli;
 use crate::admin::{AdminError, Failure};
 use crate::input::text::escaped_json;
-use crate::model::key_words::quoted_without_keys;
 use crate::policy::InvalidPolicy;
 use crate::store::{OpenError, StoreError, with_causes};
 use crate::sys::outcome;
@@ -173,7 +172,7 @@ impl CliError {
             Self::Connect(ConnectError::Open(OpenError::Config(invalid))) => invalid.to_string(),
             _ => with_causes(self),
         };
-        flags::with_argument(quoted_without_keys(message), &cli.command)
+        flags::with_argument(message, &cli.command)
     }
 
     /// Returns whether the message quotes lines of a policy.

@@ -27,7 +27,7 @@ use self::error::CliError;
 use self::exit::Exit;
 use self::output::eprint_line;
 use self::settings::Cli;
-use crate::model::key_words::without_keys;
+use crate::model::key_words::message_without_keys;
 
 const EXAMPLES: &str = "Examples:
   keyguard init --org acme
@@ -181,11 +181,10 @@ pub fn main() -> ExitCode {
 /// Prints an error of invalid arguments. It quotes them, and a key may be among them.
 fn report_usage(error: &clap::Error) -> Exit {
     let message = error.render().to_string();
-    let shown = without_keys(&message);
-    match shown == message {
+    match message_without_keys(&message) == message {
         // With colors.
         true => drop(error.print()),
-        false => eprint_line(shown.trim_end()),
+        false => eprint_line(message.trim_end()),
     }
     Exit::Usage
 }

@@ -1,9 +1,9 @@
 //! Creating and rotating keys for scripts, and what listings say about rotated keys.
 
-use std::fs::File;
+use std::fs::{self, File};
 
-use crate::common::program::{done, keyguard, run};
-use crate::common::{HOUR, Home, IP, MINUTE, NOON, check_with, key};
+use crate::common::program::{done, keyguard, refused, run};
+use crate::common::{HOUR, Home, IP, MINUTE, NOON, check_with, key, wait_until};
 use keyguard::{Config, KeyGuard, Reason, RotateKey, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -81,6 +81,59 @@ fn keys_among_invalid_arguments_are_shortened() {
     let error = run(dir.path(), &["revoke-key", "1", key]).stderr;
     let error = String::from_utf8(error).unwrap();
     assert!(error.contains(&format!("'{}…'", &key[..12])), "{error}");
+}
+
+/// Also in the next command.
+#[test]
+fn errors_shorten_keys_that_they_quote() {
+    let dir = TempDir::new().unwrap();
+    let key = done(dir.path(), &["init", "--org", "acme", "-q"]);
+    let key = key.trim_end();
+    fs::write(dir.path().join(key), "").unwrap();
+    let within = format!("x/{key}");
+    let places: [&[&str]; 8] = [
+        &["create-key", "--org", key, "--label", "x"],
+        &["--db", key, "stats"],
+        &["--db", &key[1..], "stats"],
+        &["verify", key],
+        &["--db", &within, "init"],
+        &["backup", &within],
+        &["export-usage", "--format", "csv", "--to", key],
+        &["doctor", "--policy", &key[1..]],
+    ];
+    for arguments in places {
+        for json in [&[][..], &["--json"]] {
+            let output = run(dir.path(), &[arguments, json].concat());
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+            let shown = [output.stdout, output.stderr].concat();
+            let shown = String::from_utf8(shown).unwrap();
+            assert!(shown.contains("next"), "{shown}");
+            assert!(shown.contains('…'), "{shown}");
+            assert!(!shown.contains(&key[13..20]), "{shown}");
+        }
+    }
+}
+
+/// The data file and the audit log must not hold keys.
+#[test]
+fn names_must_not_contain_keys() {
+    let dir = TempDir::new().unwrap();
+    let key = done(dir.path(), &["init", "--org", "acme", "-q"]);
+    let key = key.trim_end();
+    for name in [
+        format!("old_{key}"),
+        format!("x{key}"),
+        format!("{key}y"),
+        format!("my-{key}-old"),
+    ] {
+        for arguments in [
+            &["create-key", "--org", "acme", "--label", &name][..],
+            &["create-org", &name],
+        ] {
+            let error = refused(dir.path(), arguments);
+            assert!(error.contains("contains the text of a key"), "{error}");
+        }
+    }
 }
 
 #[test]
