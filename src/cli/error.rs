@@ -58,6 +58,13 @@ pub(super) enum CliError {
          `--format ndjson`, or install keyguard with this feature"
     )]
     NoParquet,
+    /// A file of `export-usage` whose extension is not that of a format.
+    #[error(
+        "the extension of `{}` names no format: give `--format csv`, `--format ndjson` or `--format parquet`, \
+         or one of these as the extension",
+        .0.display()
+    )]
+    UnknownFormat(PathBuf),
     /// A file of `install-docs`.
     #[error("`{}` {}: {source}", file.display(), outcome(source))]
     Docs {

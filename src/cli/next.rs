@@ -37,6 +37,9 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
         }
         CliError::Import(ImportError::MissingFeature(_, feature)) => install_with(feature),
         CliError::Import(_) => "keyguard import --help".to_owned(),
+        CliError::UnknownFormat(file) => {
+            format!("{program} export-usage --to {} --format csv", path(file))
+        }
         CliError::NoParquet => install_with("parquet"),
         CliError::UsageFile { file, .. } | CliError::Log { file, .. } => {
             match file.parent().filter(|dir| !dir.exists()) {
