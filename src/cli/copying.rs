@@ -27,8 +27,8 @@ pub(super) fn require_file(path: &Path) -> Result<(), CliError> {
     let storage = Storage::of(path)?;
     match storage.is_server() {
         false => Ok(()),
-        true => Err(OpenError::NotADataFile {
-            path: storage.shown(),
+        true => Err(OpenError::IsDatabase {
+            storage: storage.shown(),
         }
         .into()),
     }

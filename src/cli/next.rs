@@ -169,6 +169,7 @@ fn after_open_error(error: &OpenError, cli: &Cli) -> String {
             quoted(&format!("sqlite:{}", path.display()))
         ),
         OpenError::MissingFeature { feature, .. } => install_with(feature),
+        OpenError::IsDatabase { .. } => "pg_dump --help".to_owned(),
         OpenError::Config(invalid) => match invalid.field() {
             "admin_key" => "unset KEYGUARD_ADMIN_KEY    # to use the one derived from the secret",
             "legacy_secret" => "unset KEYGUARD_LEGACY_SECRET",
