@@ -16,6 +16,7 @@ mod pages;
 mod private_dir;
 mod render;
 mod settings;
+mod signals;
 mod transfer;
 
 use std::process::ExitCode;
@@ -165,7 +166,11 @@ pub fn main() -> ExitCode {
         Ok(opts)
     });
     let exit = match parsed {
-        Ok(Opts { cli, command }) => cli.finish(run(&cli, command)),
+        Ok(Opts { cli, command }) => {
+            let exit = cli.finish(run(&cli, command));
+            cli.end_by_signals();
+            exit
+        }
         // Help and the version are errors of `clap`, too.
         Err(error) => match error.use_stderr() {
             true => report_usage(&error),

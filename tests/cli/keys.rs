@@ -197,3 +197,55 @@ fn old_text_ends_when_listings_say_so() {
     let refusal = check_with(&kg, old.raw_key.expose()).unwrap_err();
     assert_eq!((refusal.reason(), listed()), (Reason::ExpiredKey, None));
 }
+
+/// A signal once ended commands whose keys were stored and not printed.
+#[cfg(target_os = "linux")]
+#[test]
+fn signals_wait_until_the_key_is_printed() {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::os::unix::process::ExitStatusExt;
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let commands: [&[&str]; 3] = [
+        &["init", "--org", "acme", "-q"],
+        &["create-key", "--org", "acme", "--label", "x", "-q"],
+        &["rotate-key", "1", "-q"],
+    ];
+    for (command, signal) in commands
+        .iter()
+        .flat_map(|command| [Signal::INT, Signal::TERM].map(|signal| (command, signal)))
+    {
+        let dir = TempDir::new().unwrap();
+        done(dir.path(), &["init", "--org", "acme"]);
+        // Printing waits for the reader.
+        let (mut reader, mut full) = UnixStream::pair().unwrap();
+        full.set_nonblocking(true).unwrap();
+        while full.write(b" ").is_ok() {}
+        full.set_nonblocking(false).unwrap();
+        let mut child = keyguard(dir.path(), command)
+            .stdout(OwnedFd::from(full))
+            .spawn()
+            .unwrap();
+        wait_until(|| catches(child.id(), signal));
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let mut printed = String::new();
+        reader.read_to_string(&mut printed).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()));
+        let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+        kg.check(&[("X-API-Key", printed.trim())], IP, "/")
+            .unwrap()
+            .finish(200);
+    }
+}
+
+/// Whether a process has a handler for a signal.
+#[cfg(target_os = "linux")]
+fn catches(pid: u32, signal: rustix::process::Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+    caught >> (signal.as_raw() - 1) & 1 == 1
+}
