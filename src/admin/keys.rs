@@ -67,17 +67,8 @@ impl Admin {
             Some(prefix) => prefix.get()?,
             None => config.key_prefix.clone(),
         };
-        self.check_expiry(request.expires_at)?;
-        let key = NewKey {
-            label: name("label", &request.label)?,
-            scopes: scopes(&request.scopes)?,
-            rate_limit_per_minute: input::limit("rate_limit_per_minute", per_minute)?,
-            limits: limits(&request.limits)?,
-            allowed_ips: allowed_ips(&request.allowed_ips)?,
-            created_at: self.guard.now(),
-            expires_at: request.expires_at,
-            org_id: self.find_org(&request.org_name)?.id,
-        };
+        let key = validated(request, per_minute, self.guard.now())?;
+        let key = key(self.find_org(&request.org_name)?.id);
         Ok((key, generate(&prefix)?))
     }
 
@@ -284,13 +275,7 @@ impl Admin {
 
     /// Refuses a time of expiry in the past: the caller may mean to revoke the key.
     fn check_expiry(&self, expires_at: Option<Timestamp>) -> Result<(), InvalidInput> {
-        match expires_at.is_some_and(|at| at <= self.guard.now()) {
-            false => Ok(()),
-            true => Err(InvalidInput::new(
-                "expires_at",
-                "is in the past; give a later time, or revoke the key to refuse it from now on",
-            )),
-        }
+        check_expiry(expires_at, self.guard.now())
     }
 
     fn credential(&self, key: &PlainKey) -> NewCredential {
@@ -312,6 +297,55 @@ const ALLOWED_IPS: usize = 256;
 
 /// The maximum number of keys in [`AdminError::Ambiguous`].
 const MAX_CANDIDATES: usize = 20;
+
+impl CreateKey {
+    /// Validates the request, and the name of an organization that will be created for it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn validate_with_org(&self, now: Timestamp) -> Result<(), InvalidInput> {
+        name("org_name", &self.org_name)?;
+        let per_minute = self.rate_limit_per_minute.unwrap_or(1);
+        if let Some(prefix) = &self.prefix {
+            prefix.get()?;
+        }
+        validated(self, per_minute, now).map(drop)
+    }
+}
+
+/// Validates a request for a key. Returns the key as a function of its organization.
+fn validated(
+    request: &CreateKey,
+    per_minute: u32,
+    now: Timestamp,
+) -> Result<impl FnOnce(OrgId) -> NewKey + use<>, InvalidInput> {
+    check_expiry(request.expires_at, now)?;
+    let label = name("label", &request.label)?;
+    let scopes = scopes(&request.scopes)?;
+    let rate_limit_per_minute = input::limit("rate_limit_per_minute", per_minute)?;
+    let limits = limits(&request.limits)?;
+    let allowed_ips = allowed_ips(&request.allowed_ips)?;
+    let expires_at = request.expires_at;
+    Ok(move |org_id| NewKey {
+        label,
+        scopes,
+        rate_limit_per_minute,
+        limits,
+        allowed_ips,
+        created_at: now,
+        expires_at,
+        org_id,
+    })
+}
+
+/// Refuses a time of expiry in the past: the caller may mean to revoke the key.
+fn check_expiry(expires_at: Option<Timestamp>, now: Timestamp) -> Result<(), InvalidInput> {
+    match expires_at.is_some_and(|at| at <= now) {
+        false => Ok(()),
+        true => Err(InvalidInput::new(
+            "expires_at",
+            "is in the past; give a later time, or revoke the key to refuse it from now on",
+        )),
+    }
+}
 
 fn generate(prefix: &KeyPrefix) -> Result<PlainKey, AdminError> {
     PlainKey::generate(prefix).map_err(|error| AdminError::Unavailable(error.into()))

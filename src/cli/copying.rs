@@ -12,6 +12,8 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::render::Panel;
 use super::settings::Cli;
+#[cfg(unix)]
+use super::signals;
 use crate::guard::Storage;
 use crate::store::copy::CopyProgress;
 use crate::store::{FileCopy, OpenError};
@@ -27,8 +29,8 @@ pub(super) fn require_file(path: &Path) -> Result<(), CliError> {
     let storage = Storage::of(path)?;
     match storage.is_server() {
         false => Ok(()),
-        true => Err(OpenError::NotADataFile {
-            path: storage.shown(),
+        true => Err(OpenError::IsDatabase {
+            storage: storage.shown(),
         }
         .into()),
     }
@@ -84,15 +86,9 @@ pub(super) fn cancelled_by_signals<T>(
 
 #[cfg(unix)]
 fn cancel_on_signals(progress: &CopyProgress) {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use signal_hook::flag::{register, register_conditional_default};
-
-    for signal in [SIGINT, SIGTERM] {
-        // Without a handler, the signal ends the process, and the next copy removes the temporary file.
-        let is_registered = register_conditional_default(signal, progress.cancel_flag()).is_ok();
-        if is_registered {
-            let _ = register(signal, progress.cancel_flag());
-        }
+    // A killed copy leaves a temporary file, which the next one removes.
+    for signal in signals::ENDING {
+        signals::set_on_signal(signal, &progress.cancel_flag());
     }
 }
 

@@ -14,7 +14,6 @@ use super::render::{Table, escaped};
 use super::settings::Cli;
 use crate::admin::{AdminError, Failure};
 use crate::input::text::escaped_json;
-use crate::model::key_words::quoted_without_keys;
 use crate::policy::InvalidPolicy;
 use crate::store::{OpenError, StoreError, with_causes};
 use crate::sys::write_outcome;
@@ -59,6 +58,13 @@ pub(super) enum CliError {
          `--format ndjson`, or install keyguard with this feature"
     )]
     NoParquet,
+    /// A file of `export-usage` whose extension is not that of a format.
+    #[error(
+        "the extension of `{}` names no format: give `--format csv`, `--format ndjson` or `--format parquet`, \
+         or one of these as the extension",
+        .0.display()
+    )]
+    UnknownFormat(PathBuf),
     /// A file of `install-docs`.
     #[error("`{}` {}: {source}", file.display(), write_outcome(source))]
     Docs {
@@ -173,7 +179,7 @@ impl CliError {
             Self::Connect(ConnectError::Open(OpenError::Config(invalid))) => invalid.to_string(),
             _ => with_causes(self),
         };
-        flags::with_argument(quoted_without_keys(message), &cli.command)
+        flags::with_argument(message, &cli.command)
     }
 
     /// Returns whether the message quotes lines of a policy.

@@ -16,6 +16,7 @@ mod pages;
 mod private_dir;
 mod render;
 mod settings;
+mod signals;
 mod transfer;
 
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ use self::error::CliError;
 use self::exit::Exit;
 use self::output::eprint_line;
 use self::settings::Cli;
-use crate::model::key_words::without_keys;
+use crate::model::key_words::message_without_keys;
 
 const EXAMPLES: &str = "Examples:
   keyguard init --org acme
@@ -165,7 +166,11 @@ pub fn main() -> ExitCode {
         Ok(opts)
     });
     let exit = match parsed {
-        Ok(Opts { cli, command }) => cli.finish(run(&cli, command)),
+        Ok(Opts { cli, command }) => {
+            let exit = cli.finish(run(&cli, command));
+            cli.end_by_signals();
+            exit
+        }
         // Help and the version are errors of `clap`, too.
         Err(error) => match error.use_stderr() {
             true => report_usage(&error),
@@ -181,11 +186,10 @@ pub fn main() -> ExitCode {
 /// Prints an error of invalid arguments. It quotes them, and a key may be among them.
 fn report_usage(error: &clap::Error) -> Exit {
     let message = error.render().to_string();
-    let shown = without_keys(&message);
-    match shown == message {
+    match message_without_keys(&message) == message {
         // With colors.
         true => drop(error.print()),
-        false => eprint_line(shown.trim_end()),
+        false => eprint_line(message.trim_end()),
     }
     Exit::Usage
 }

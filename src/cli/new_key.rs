@@ -48,15 +48,9 @@ pub(super) struct NewKeyArgs {
 }
 
 impl NewKeyArgs {
-    /// Creates a key of an organization.
-    pub(super) fn create(
-        self,
-        connection: &mut GuardConnection,
-        org_name: String,
-        label: String,
-    ) -> Result<NewKeyReply, CliError> {
-        let name = org_name.clone();
-        let command = CreateKey {
+    /// Returns the request for a key of an organization.
+    pub(super) fn request(self, org_name: String, label: String) -> CreateKey {
+        CreateKey {
             org_name,
             label,
             scopes: Given::list(self.scopes),
@@ -65,13 +59,21 @@ impl NewKeyArgs {
             allowed_ips: Given::new(self.allowed_ips),
             expires_at: self.expires_at,
             prefix: self.prefix.map(Given::new),
-        };
-        let created = connection.execute(command);
-        created.map_err(|failure| match failure.code {
-            FailureCode::NotFound => CliError::NoOrg { failure, name },
-            _ => failure.into(),
-        })
+        }
     }
+}
+
+/// Creates a key of an organization.
+pub(super) fn create_key(
+    connection: &mut GuardConnection,
+    request: CreateKey,
+) -> Result<NewKeyReply, CliError> {
+    let name = request.org_name.clone();
+    let created = connection.execute(request);
+    created.map_err(|failure| match failure.code {
+        FailureCode::NotFound => CliError::NoOrg { failure, name },
+        _ => failure.into(),
+    })
 }
 
 /// A new key and how to print it.

@@ -37,6 +37,9 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
         }
         CliError::Import(ImportError::MissingFeature(_, feature)) => install_with(feature),
         CliError::Import(_) => "keyguard import --help".to_owned(),
+        CliError::UnknownFormat(file) => {
+            format!("{program} export-usage --to {} --format csv", path(file))
+        }
         CliError::NoParquet => install_with("parquet"),
         CliError::UsageFile { file, .. } | CliError::Log { file, .. } => {
             match file.parent().filter(|dir| !dir.exists()) {
@@ -166,6 +169,7 @@ fn after_open_error(error: &OpenError, cli: &Cli) -> String {
             quoted(&format!("sqlite:{}", path.display()))
         ),
         OpenError::MissingFeature { feature, .. } => install_with(feature),
+        OpenError::IsDatabase { .. } => "pg_dump --help".to_owned(),
         OpenError::Config(invalid) => match invalid.field() {
             "admin_key" => "unset KEYGUARD_ADMIN_KEY    # to use the one derived from the secret",
             "legacy_secret" => "unset KEYGUARD_LEGACY_SECRET",

@@ -12,6 +12,7 @@ use super::render::{OutputStyle, escaped};
 use super::settings::Cli;
 use crate::admin::command::Command;
 use crate::input::text::escaped_json;
+use crate::model::key_words::message_without_keys;
 
 impl Cli {
     /// Executes a command and prints its reply; returns [`Exit::Done`].
@@ -96,8 +97,10 @@ pub(super) fn write_out(bytes: &[u8]) -> Result<(), CliError> {
     written.map_err(CliError::Output)
 }
 
-/// Prints a line to standard error. A failure is ignored: no other place could report it.
+/// Prints lines to standard error, with shortened keys: errors, next commands and warnings quote what was given. A
+/// failure is ignored: no other place could report it.
 pub(super) fn eprint_line(line: &str) {
+    let line = message_without_keys(line);
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 

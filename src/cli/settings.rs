@@ -1,6 +1,6 @@
 //! The settings that all commands share, and access to the data.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use clap::Args;
 use super::connection::{ConnectError, GuardConnection};
 use super::error::CliError;
 use super::render::OutputStyle;
+use super::signals::PutOffSignals;
 use crate::guard::{Config, Storage, exposure_warning, followed, is_server, read_secret};
 use crate::model::Secret;
 use crate::sys::shell::quoted;
@@ -60,6 +61,8 @@ pub(super) struct Cli {
     /// The warnings that were printed.
     #[arg(skip)]
     pub(super) warned: RefCell<BTreeSet<String>>,
+    #[arg(skip)]
+    pub(super) signals: OnceCell<PutOffSignals>,
 }
 
 impl Cli {

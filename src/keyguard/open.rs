@@ -135,8 +135,8 @@ impl KeyGuard {
 fn data_file(file: &Path) -> Result<PathBuf, OpenError> {
     match Storage::of(file)?.followed()? {
         Storage::File(file) => Ok(file.into_owned()),
-        server => Err(OpenError::NotADataFile {
-            path: server.shown(),
+        server => Err(OpenError::IsDatabase {
+            storage: server.shown(),
         }),
     }
 }

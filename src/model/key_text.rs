@@ -23,7 +23,9 @@ use crate::model::Secret;
 
 const RANDOM_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
+const MIN_PREFIX_LEN: usize = 2;
 const MAX_PREFIX_LEN: usize = 32;
+const MIN_LEN: usize = MIN_PREFIX_LEN + RANDOM_LEN + CHECKSUM_LEN;
 
 /// Number of random characters that listings show.
 const SHOWN_LEN: usize = 4;
@@ -49,7 +51,7 @@ impl KeyPrefix {
     }
 
     fn is_valid(text: &[u8]) -> bool {
-        (2..=MAX_PREFIX_LEN).contains(&text.len())
+        (MIN_PREFIX_LEN..=MAX_PREFIX_LEN).contains(&text.len())
             && text[0].is_ascii_alphanumeric()
             && text[text.len() - 1] == b'_'
             && text.iter().copied().all(is_base64url)
@@ -170,6 +172,17 @@ pub(crate) fn is_well_formed(text: &[u8]) -> bool {
         let (body, digits) = text.split_at(text.len() - CHECKSUM_LEN);
         checksum(body) == digits
     }
+}
+
+/// Whether `word` contains a well-formed text, whatever is before and behind it. Computes at most 31 checksums for
+/// each `_`.
+pub(super) fn contains_well_formed(word: &[u8]) -> bool {
+    (MIN_LEN..=word.len()).any(|end| {
+        let behind_prefix = end - CHECKSUM_LEN - RANDOM_LEN;
+        let mut starts =
+            behind_prefix.saturating_sub(MAX_PREFIX_LEN)..=behind_prefix - MIN_PREFIX_LEN;
+        word[behind_prefix - 1] == b'_' && starts.any(|start| is_well_formed(&word[start..end]))
+    })
 }
 
 pub(super) fn is_base64url(byte: u8) -> bool {

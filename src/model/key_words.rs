@@ -3,7 +3,10 @@
 //! A word consists of characters of base64url. Escapes are decoded for the search, as often as they can be:
 //! `%6bg_live_…` and `%256bg_live_…` have the same words as `kg_live_…`.
 
-use super::key_text::{is_base64url, is_well_formed};
+#[cfg(feature = "cli")]
+use std::borrow::Cow;
+
+use super::key_text::{contains_well_formed, is_base64url};
 
 /// The least length of a word that may be a key, and of what follows the first `_` of one. UUIDs are shorter
 /// and have no `_`.
@@ -14,10 +17,10 @@ const MIN_RANDOM: usize = 32;
 const WORD_SHOWN: usize = 12;
 const ELLIPSIS: &str = "…";
 
-/// Whether a text contains a key.
+/// Whether a text contains a key, also within a longer word.
 pub(crate) fn contains_key(text: &str) -> bool {
     let text = text.as_bytes();
-    has_long_run(text) && words(&decoded(text)).any(|word| is_well_formed(&bytes(word)))
+    has_long_run(text) && words(&decoded(text)).any(|word| contains_well_formed(&bytes(word)))
 }
 
 /// Shortens the keys in a message that quotes what somebody sent. Other long words stay whole.
@@ -33,6 +36,16 @@ pub(crate) fn without_keys(text: &str) -> String {
     match shortened(text.as_bytes(), false, may_be_key) {
         Some(shown) => String::from_utf8_lossy(&shown).into_owned(),
         None => text.to_owned(),
+    }
+}
+
+/// Shortens keys, also mistyped and incomplete ones, in a message for a user. Keeps the words that
+/// [`path_without_keys`] keeps, such as digests and most names of files.
+#[cfg(feature = "cli")]
+pub(crate) fn message_without_keys(message: &str) -> Cow<'_, str> {
+    match path_without_keys(message.as_bytes(), false) {
+        Some(shown) => Cow::Owned(String::from_utf8_lossy(&shown).into_owned()),
+        None => Cow::Borrowed(message),
     }
 }
 
@@ -346,6 +359,24 @@ mod tests {
                 prop_assert!(shown.contains("…"), "{}", shown);
                 prop_assert!(!shown.contains(&KEY[8..20]), "{}", shown);
             }
+        }
+
+        #[test]
+        fn keys_are_found_within_longer_words(
+            before in "[a-zA-Z0-9_-]{0,60}",
+            behind in "[a-zA-Z0-9_-]{0,60}",
+        ) {
+            let word = format!("{before}{KEY}{behind}");
+            prop_assert!(contains_key(&word));
+            for shown in [path(&word), without_keys(&word), quoted_without_keys(word.clone())] {
+                prop_assert!(!shown.contains(&KEY[8..20]), "{}", shown);
+            }
+        }
+
+        #[test]
+        fn words_without_keys_are_no_keys(word in "[a-zA-Z0-9_-]{0,200}") {
+            prop_assert!(!contains_key(&word));
+            prop_assert_eq!(quoted_without_keys(word.clone()), word);
         }
 
         #[test]

@@ -1,7 +1,6 @@
 //! Parsing of TOML policy files.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use super::route::intervals;
 use super::{Policy, Route};
 use crate::input::{self, InvalidInput};
 use crate::limit::{self, Limit};
+use crate::sys::open_regular;
 use crate::time::duration;
 
 /// An invalid policy. The message names the field and the route, in a file also the line, the problem
@@ -58,8 +58,7 @@ pub(crate) fn read(file: &Path) -> Result<Policy, InvalidPolicy> {
     };
     let unreadable = |error| failed(format!("cannot be read: {error}"));
     let mut text = String::new();
-    let file = File::open(file).map_err(unreadable)?;
-    // A device may have no end.
+    let file = open_regular(file).map_err(unreadable)?;
     let read = file.take(MAX_BYTES + 1).read_to_string(&mut text);
     match read.map_err(unreadable)? as u64 > MAX_BYTES {
         true => Err(failed(format!(

@@ -9,6 +9,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::sys::read_regular;
+
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Tls {
     /// The TLS certificate, followed by its intermediate certificates, as PEM
@@ -23,14 +25,16 @@ impl Tls {
     /// Returns an acceptor of connections; the error names the file.
     pub(super) fn acceptor(&self) -> Result<TlsAcceptor, String> {
         let in_file = |file: &Path, problem: String| format!("`{}`: {problem}", file.display());
-        let chain = CertificateDer::pem_file_iter(&self.tls_cert)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        let text =
+            |file: &Path| read_regular(file).map_err(|error| in_file(file, error.to_string()));
+        let chain = CertificateDer::pem_slice_iter(&text(&self.tls_cert)?)
+            .collect::<Result<Vec<_>, _>>()
             .map_err(|error| in_file(&self.tls_cert, error.to_string()))?;
         if chain.is_empty() {
             let problem = "expected a certificate as PEM".into();
             return Err(in_file(&self.tls_cert, problem));
         }
-        let key = PrivateKeyDer::from_pem_file(&self.tls_key)
+        let key = PrivateKeyDer::from_pem_slice(&text(&self.tls_key)?)
             .map_err(|error| in_file(&self.tls_key, error.to_string()))?;
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()

@@ -10,6 +10,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::error::ServeError;
+use crate::sys::read_regular;
 
 /// Returns a connector that trusts the certificate authorities in a PEM file, or else the public ones. `setting`
 /// names the file in errors.
@@ -35,8 +36,8 @@ pub(super) fn connector(
 }
 
 fn add_certificates(roots: &mut RootCertStore, file: &Path) -> Result<(), String> {
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())?;
-    for certificate in certificates {
+    let text = read_regular(file).map_err(|error| error.to_string())?;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|error| error.to_string())?;
         roots.add(certificate).map_err(|error| error.to_string())?;
     }

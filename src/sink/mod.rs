@@ -114,10 +114,11 @@ impl<W: Write> JsonLines<W> {
 }
 
 impl JsonLines<File> {
-    /// Appends to a file, which is created with mode 0600 if absent.
+    /// Appends to a file, which is created with mode 0600 if absent. The file may be a named pipe that a
+    /// process reads.
     ///
     /// # Errors
-    /// The file cannot be opened for reading and writing, or contains something other than lines of
+    /// No process reads the pipe. The file cannot be opened for reading and writing, or contains something other than lines of
     /// JSON ([`io::ErrorKind::InvalidData`]).
     pub fn append(file: impl AsRef<Path>) -> io::Result<Self> {
         let file = file.as_ref();
@@ -127,7 +128,7 @@ impl JsonLines<File> {
         options.read(!file.exists() || file.is_file());
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut lines = Self::new(options.open(file)?);
+        let mut lines = Self::new(open_at_once(options, file)?);
         let metadata = lines.out.metadata()?;
         if metadata.is_file() && metadata.len() > 0 {
             // The rest of an incomplete line may be at the start.
@@ -140,6 +141,32 @@ impl JsonLines<File> {
         }
         Ok(lines)
     }
+}
+
+/// Opens a file without waiting for a process that reads it, if it is a pipe.
+#[cfg(unix)]
+fn open_at_once(mut options: OpenOptions, path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    use rustix::io::Errno;
+
+    options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path).map_err(|error| {
+        let problem = "no process reads the pipe; start its reader first";
+        match error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) {
+            true => io::Error::new(error.kind(), problem),
+            false => error,
+        }
+    })?;
+    // Writes wait for the reader.
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
+#[cfg(not(unix))]
+fn open_at_once(options: OpenOptions, path: &Path) -> io::Result<File> {
+    options.open(path)
 }
 
 fn byte_at(file: &mut File, position: SeekFrom) -> io::Result<u8> {

@@ -43,6 +43,17 @@ pub enum OpenError {
         /// The path to open.
         path: PathBuf,
     },
+    /// A database was given to an operation that works on data files.
+    #[error(
+        "copies, verification and compaction are for data files, but `{}` is a database; use the tools of \
+         PostgreSQL, such as `pg_dump` and `pg_restore`",
+        storage.display()
+    )]
+    #[non_exhaustive]
+    IsDatabase {
+        /// The kind of the database, without its URL.
+        storage: PathBuf,
+    },
     /// The file is an SQLite database, like those of the Python package of this name.
     #[error(
         "`{0}` is an SQLite database, not a data file of keyguard, and was not changed; to import a \

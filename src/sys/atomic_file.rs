@@ -19,7 +19,9 @@ pub(crate) struct AtomicFile {
 }
 
 impl AtomicFile {
+    /// Creates a file, after it has removed those of killed processes in that directory.
     pub(crate) fn new(target: &Path) -> io::Result<Self> {
+        Self::remove_abandoned(target);
         loop {
             let new = Self::create(target)?;
             // Otherwise another process has taken it for abandoned.

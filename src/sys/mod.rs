@@ -6,6 +6,7 @@ mod disk_space;
 mod io_thread;
 pub(crate) mod ownership;
 pub(crate) mod process;
+mod regular_file;
 #[cfg(any(unix, feature = "cli"))]
 pub(crate) mod shell;
 #[cfg(test)]
@@ -32,6 +33,9 @@ pub(crate) use self::atomic_file::{AtomicFile, write_outcome};
 pub(crate) use self::disk_space::DiskSpace;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) use self::io_thread::spawn_io;
+pub(crate) use self::regular_file::open_regular;
+#[cfg(any(feature = "serve", feature = "postgres"))]
+pub(crate) use self::regular_file::read_regular;
 pub(crate) use self::wait::{Deadline, MaybeReady, block_on};
 
 /// Calendar time of the system.

@@ -179,7 +179,11 @@ fn problems_are_named_without_passwords() {
         &["--db", "new.redb", "restore", url],
     ] {
         let error = refused(dir.path(), arguments);
-        assert!(error.contains("postgres:` is not a data file"), "{error}");
+        assert!(
+            error.contains("`postgres:` is a database; use the tools"),
+            "{error}"
+        );
+        assert!(error.contains("pg_dump"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
 }

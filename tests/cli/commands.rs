@@ -1058,3 +1058,29 @@ fn parquet_without_its_feature_is_refused() {
     }
     assert!(!dir.path().join("x.parquet").exists());
 }
+
+#[test]
+fn extension_of_an_export_names_its_format() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    let written = |name: &str| {
+        done(dir.path(), &["export-usage", "--to", name]);
+        fs::read_to_string(dir.path().join(name)).unwrap()
+    };
+    assert_eq!(written("a.NDJSON"), "");
+    for name in ["a.CSV", "a"] {
+        assert!(written(name).starts_with("at,"));
+    }
+    for name in ["a.parquet.gz", "a.json"] {
+        let error = refused(dir.path(), &["export-usage", "--to", name]);
+        assert!(
+            error.contains("names no format: give `--format csv`"),
+            "{error}"
+        );
+        assert!(!dir.path().join(name).exists());
+    }
+    done(
+        dir.path(),
+        &["export-usage", "--to", "a.gz", "--format", "csv"],
+    );
+}

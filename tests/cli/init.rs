@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::common::IP;
 use crate::common::program::{done, keyguard, refused, run};
 use keyguard::{Config, KeyGuard, Page};
+use keyguard_test_support::names_in;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -136,4 +137,43 @@ fn open(dir: &Path) -> KeyGuard {
 fn changes(kg: &KeyGuard) -> Vec<String> {
     let audit = kg.admin().list_audit(Page::first()).unwrap();
     audit.into_iter().map(|change| change.action).collect()
+}
+
+#[test]
+fn refused_requests_create_nothing() {
+    let dir = TempDir::new().unwrap();
+    let refuse_all = || {
+        for invalid in [
+            ["--rate-limit", "0"],
+            ["--limit", "often"],
+            ["--prefix", "a b"],
+            ["--scopes", "a b"],
+            ["--allow-ip", "here"],
+            ["--label", ""],
+            ["--expires-at", "2020-01-01T00:00:00Z"],
+        ] {
+            let arguments = [&["init", "--org", "acme"][..], &invalid].concat();
+            let error = refused(dir.path(), &arguments);
+            assert!(error.contains(invalid[0]), "{error}");
+        }
+        refused(dir.path(), &["init", "--org", "a\u{7}b"]);
+    };
+    refuse_all();
+    assert_eq!(names_in(dir.path()), [""; 0]);
+    done(dir.path(), &["init"]);
+    refuse_all();
+    assert!(!done(dir.path(), &["list-orgs", "--json"]).contains("acme"));
+}
+
+/// Those of the secret and of exports.
+#[cfg(unix)]
+#[test]
+fn temporary_files_of_killed_commands_are_removed() {
+    let dir = TempDir::new().unwrap();
+    let abandoned = dir.path().join(".keyguard-0123456789abcdef.new");
+    for arguments in [&["init"][..], &["export-usage", "--to", "all.csv"]] {
+        std::fs::write(&abandoned, "").unwrap();
+        done(dir.path(), arguments);
+        assert!(!abandoned.exists(), "{arguments:?}");
+    }
 }

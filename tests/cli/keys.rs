@@ -1,9 +1,9 @@
 //! Creating and rotating keys for scripts, and what listings say about rotated keys.
 
-use std::fs::File;
+use std::fs::{self, File};
 
-use crate::common::program::{done, keyguard, run};
-use crate::common::{HOUR, Home, IP, MINUTE, NOON, check_with, key};
+use crate::common::program::{done, keyguard, refused, run};
+use crate::common::{HOUR, Home, IP, MINUTE, NOON, check_with, key, wait_until};
 use keyguard::{Config, KeyGuard, Reason, RotateKey, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -83,6 +83,59 @@ fn keys_among_invalid_arguments_are_shortened() {
     assert!(error.contains(&format!("'{}…'", &key[..12])), "{error}");
 }
 
+/// Also in the next command.
+#[test]
+fn errors_shorten_keys_that_they_quote() {
+    let dir = TempDir::new().unwrap();
+    let key = done(dir.path(), &["init", "--org", "acme", "-q"]);
+    let key = key.trim_end();
+    fs::write(dir.path().join(key), "").unwrap();
+    let within = format!("x/{key}");
+    let places: [&[&str]; 8] = [
+        &["create-key", "--org", key, "--label", "x"],
+        &["--db", key, "stats"],
+        &["--db", &key[1..], "stats"],
+        &["verify", key],
+        &["--db", &within, "init"],
+        &["backup", &within],
+        &["export-usage", "--format", "csv", "--to", key],
+        &["doctor", "--policy", &key[1..]],
+    ];
+    for arguments in places {
+        for json in [&[][..], &["--json"]] {
+            let output = run(dir.path(), &[arguments, json].concat());
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+            let shown = [output.stdout, output.stderr].concat();
+            let shown = String::from_utf8(shown).unwrap();
+            assert!(shown.contains("next"), "{shown}");
+            assert!(shown.contains('…'), "{shown}");
+            assert!(!shown.contains(&key[13..20]), "{shown}");
+        }
+    }
+}
+
+/// The data file and the audit log must not hold keys.
+#[test]
+fn names_must_not_contain_keys() {
+    let dir = TempDir::new().unwrap();
+    let key = done(dir.path(), &["init", "--org", "acme", "-q"]);
+    let key = key.trim_end();
+    for name in [
+        format!("old_{key}"),
+        format!("x{key}"),
+        format!("{key}y"),
+        format!("my-{key}-old"),
+    ] {
+        for arguments in [
+            &["create-key", "--org", "acme", "--label", &name][..],
+            &["create-org", &name],
+        ] {
+            let error = refused(dir.path(), arguments);
+            assert!(error.contains("contains the text of a key"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn rotation_and_listings_say_until_when_the_old_text_is_accepted() {
     let dir = TempDir::new().unwrap();
@@ -143,4 +196,56 @@ fn old_text_ends_when_listings_say_so() {
     home.clock.advance(std::time::Duration::from_millis(1));
     let refusal = check_with(&kg, old.raw_key.expose()).unwrap_err();
     assert_eq!((refusal.reason(), listed()), (Reason::ExpiredKey, None));
+}
+
+/// A signal once ended commands whose keys were stored and not printed.
+#[cfg(target_os = "linux")]
+#[test]
+fn signals_wait_until_the_key_is_printed() {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::os::unix::process::ExitStatusExt;
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let commands: [&[&str]; 3] = [
+        &["init", "--org", "acme", "-q"],
+        &["create-key", "--org", "acme", "--label", "x", "-q"],
+        &["rotate-key", "1", "-q"],
+    ];
+    for (command, signal) in commands
+        .iter()
+        .flat_map(|command| [Signal::INT, Signal::TERM].map(|signal| (command, signal)))
+    {
+        let dir = TempDir::new().unwrap();
+        done(dir.path(), &["init", "--org", "acme"]);
+        // Printing waits for the reader.
+        let (mut reader, mut full) = UnixStream::pair().unwrap();
+        full.set_nonblocking(true).unwrap();
+        while full.write(b" ").is_ok() {}
+        full.set_nonblocking(false).unwrap();
+        let mut child = keyguard(dir.path(), command)
+            .stdout(OwnedFd::from(full))
+            .spawn()
+            .unwrap();
+        wait_until(|| catches(child.id(), signal));
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let mut printed = String::new();
+        reader.read_to_string(&mut printed).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()));
+        let kg = KeyGuard::open(dir.path().join("keyguard.redb"), Config::default()).unwrap();
+        kg.check(&[("X-API-Key", printed.trim())], IP, "/")
+            .unwrap()
+            .finish(200);
+    }
+}
+
+/// Whether a process has a handler for a signal.
+#[cfg(target_os = "linux")]
+fn catches(pid: u32, signal: rustix::process::Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+    caught >> (signal.as_raw() - 1) & 1 == 1
 }

@@ -39,7 +39,9 @@ fn file_without_an_end_is_refused() {
     // So that a reader without a bound ends soon.
     let error = error_of(&mut prepared("ulimit -v 2000000", &check));
     assert!(
-        error.starts_with("error: invalid policy: `/dev/zero`: is longer than 4 MiB"),
+        error.starts_with(
+            "error: invalid policy: `/dev/zero`: cannot be read: it is not a regular file"
+        ),
         "{error}"
     );
 }
@@ -141,4 +143,35 @@ fn invalid_policy_and_rules_without_effect_are_reported() {
     );
     let json = done(dir.path(), &["policy", "check", "p.toml", "--json"]);
     assert!(json.contains("\"warnings\":[\"protect: "), "{json}");
+}
+
+/// Opening a pipe waits for its other side.
+#[cfg(unix)]
+#[test]
+fn pipes_in_the_place_of_files_are_refused() {
+    let dir = TempDir::new().unwrap();
+    done(dir.path(), &["init"]);
+    let made = std::process::Command::new("mkfifo")
+        .arg(dir.path().join("pipe"))
+        .status();
+    assert!(made.unwrap().success());
+    let policy = refused(dir.path(), &["policy", "check", "pipe"]);
+    assert!(
+        policy.contains("`pipe`: cannot be read: it is not a regular file"),
+        "{policy}"
+    );
+    #[cfg(feature = "serve")]
+    for (arguments, problem) in [
+        (["--policy", "pipe"], "it is not a regular file"),
+        (
+            ["--usage-log", "pipe"],
+            "no process reads the pipe; start its reader first",
+        ),
+        (["--webhook-ca", "pipe"], "it is not a regular file"),
+    ] {
+        let webhook = ["--webhook", "https://example.com/hook"];
+        let serve = ["serve", "--listen", "127.0.0.1:0"];
+        let error = refused(dir.path(), &[&serve[..], &webhook, &arguments].concat());
+        assert!(error.contains(problem), "{error}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::cli::new_key::{NewKey, NewKeyArgs};
+use crate::cli::new_key::{NewKey, NewKeyArgs, create_key};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 
 const EXAMPLES: &str = "Examples:
@@ -29,9 +29,9 @@ pub(crate) struct Opts {
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
     let quiet = opts.key.quiet;
     let mut connection = cli.connect()?;
-    let reply = opts
-        .key
-        .create(&mut connection, opts.org_name, opts.label)?;
+    cli.put_off_signals();
+    let request = opts.key.request(opts.org_name, opts.label);
+    let reply = create_key(&mut connection, request)?;
     // Standard output may block; other commands must not wait for it.
     drop(connection);
     let new = NewKey {

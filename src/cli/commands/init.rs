@@ -3,13 +3,15 @@
 use clap::Args;
 use serde_json::json;
 
-use crate::admin::FailureCode;
 use crate::admin::command::{CreateOrg, FindOrg, GetStats};
+use crate::admin::{AdminError, CreateKey, FailureCode};
 use crate::cli::connection::{GuardConnection, open_in_turn};
-use crate::cli::new_key::{Initialized, NewKey, NewKeyArgs, Storage};
+use crate::cli::new_key::{Initialized, NewKey, NewKeyArgs, Storage, create_key};
 use crate::cli::render::Panel;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::{followed, secret_path};
+use crate::sys::system_time;
+use crate::time::Timestamp;
 
 const EXAMPLES: &str = "Examples:
   keyguard init --org acme
@@ -33,14 +35,23 @@ pub(crate) struct Opts {
 /// Creates the data file or the tables of the database and, if named, an organization with a key. Changes
 /// nothing that exists.
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
+    let quiet = opts.key.quiet;
+    let request = opts
+        .org_name
+        .map(|org_name| opts.key.request(org_name, opts.label));
+    if let Some(request) = &request {
+        let now = Timestamp::from(system_time());
+        let valid = request.validate_with_org(now);
+        valid.map_err(AdminError::from)?;
+    }
     let storage = create_storage(cli)?;
     let secret = match storage {
         Storage::Database => None,
         _ => Some(secret_path(&followed(&cli.db)?)).filter(|secret| secret.exists()),
     };
     let secret = secret.map(|secret| secret.display().to_string());
-    match opts.org_name {
-        Some(org_name) => create_key(cli, org_name, opts.label, opts.key, storage, secret),
+    match request {
+        Some(request) => create_org_and_key(cli, request, quiet, storage, secret),
         None => print_storage(cli, storage, secret),
     }?;
     Ok(Exit::Done)
@@ -61,18 +72,17 @@ fn create_storage(cli: &Cli) -> Result<Storage, CliError> {
     Ok(Storage::NewFile)
 }
 
-fn create_key(
+fn create_org_and_key(
     cli: &Cli,
-    org_name: String,
-    label: String,
-    key: NewKeyArgs,
+    request: CreateKey,
+    quiet: bool,
     storage: Storage,
     secret: Option<String>,
 ) -> Result<(), CliError> {
-    let quiet = key.quiet;
     let mut connection = cli.connect()?;
-    let org_created = create_org(&mut connection, &org_name)?;
-    let reply = key.create(&mut connection, org_name, label)?;
+    cli.put_off_signals();
+    let org_created = create_org(&mut connection, &request.org_name)?;
+    let reply = create_key(&mut connection, request)?;
     // Standard output may block; other commands must not wait for it.
     drop(connection);
     let db = match storage {

@@ -40,6 +40,7 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
         grace: opts.duration,
         expires_at: opts.expires_at.map(|time| time.0),
     };
+    cli.put_off_signals();
     let prepared = connection.execute(PrepareRotation(rotation.clone()))?;
     drop(connection);
     let new = NewKey {

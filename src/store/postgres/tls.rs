@@ -16,6 +16,7 @@ use tokio_postgres::config::SslMode;
 
 use super::server_error::unusable;
 use crate::store::OpenError;
+use crate::sys::read_regular;
 
 /// URL parameter: the TLS mode.
 pub(super) const MODE: &str = "sslmode";
@@ -113,8 +114,8 @@ fn given(file: Option<&str>) -> Result<Vec<CertificateDer<'static>>, OpenError> 
             "the file `{file}` in `{ROOT_FILE}` cannot be used: {why}"
         ))
     };
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unreadable(&error))?;
-    let given: Result<Vec<_>, _> = certificates.collect();
+    let text = read_regular(file.as_ref()).map_err(|error| unreadable(&error))?;
+    let given: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let given = given.map_err(|error| unreadable(&error))?;
     if given.is_empty() {
         return Err(unreadable(&"it contains no certificate"));

@@ -20,6 +20,7 @@ use crate::cli::next::next_command;
 use crate::cli::output::escaped_lines;
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::guard::SECRET_ARGUMENT;
+use crate::model::key_words::message_without_keys;
 use crate::model::{Area, Condition};
 use crate::policy::{self, CompiledPolicy};
 use crate::store::OpenError;
@@ -100,6 +101,11 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     let is_shown = |reason: &String| findings.iter().any(|found| found.problem == *reason);
     let not_searched = damage.omitted.filter(|reason| !is_shown(reason));
     findings.retain(|finding| !opts.ignore.contains(&finding.area));
+    for finding in &mut findings {
+        for text in [&mut finding.problem, &mut finding.next] {
+            *text = message_without_keys(text).into_owned();
+        }
+    }
     let mut reply = json!({ "findings": findings });
     if not_searched.is_some() {
         reply["not_examined"] = json!(["damage"]);

@@ -4,7 +4,6 @@
 mod parquet;
 mod text;
 
-use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -38,7 +37,7 @@ pub(crate) struct Opts {
     /// The file to create; `-` for standard output
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
-    /// The format [default: that of the file's extension, else csv]
+    /// The format [default: that of the file's extension; csv without one]
     #[arg(long)]
     format: Option<Format>,
     #[command(flatten)]
@@ -58,7 +57,10 @@ enum Format {
 }
 
 pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
-    let format = opts.format.unwrap_or_else(|| Format::of(&opts.to));
+    let format = match opts.format {
+        Some(format) => format,
+        None => Format::of(&opts.to)?,
+    };
     if format == Format::Parquet && !parquet::IS_COMPILED {
         return Err(CliError::NoParquet);
     }
@@ -99,12 +101,11 @@ pub(crate) fn run(cli: &Cli, opts: Opts) -> Result<Exit, CliError> {
 }
 
 impl Format {
-    fn of(file: &Path) -> Self {
-        match file.extension().and_then(OsStr::to_str) {
-            Some("ndjson") => Self::Ndjson,
-            Some("parquet") => Self::Parquet,
-            _ => Self::Csv,
-        }
+    /// Returns the format of a file by its extension.
+    fn of(file: &Path) -> Result<Self, CliError> {
+        let extension = file.extension().unwrap_or("csv".as_ref());
+        let format = Self::from_str(&extension.to_string_lossy(), true);
+        format.map_err(|_| CliError::UnknownFormat(file.into()))
     }
 
     /// Returns a writer of rows.

@@ -41,7 +41,8 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Write each request as a line of JSON to this file, or to standard output for `-`; refusals
-    /// without a known key, too. SIGHUP reopens the file, for log rotation
+    /// without a known key, too. SIGHUP reopens the file, for log rotation. A named pipe needs a
+    /// process that reads it
     #[arg(long, value_name = "FILE", group = "sink")]
     usage_log: Option<PathBuf>,
     /// Add each request to this stream of the Redis server; refusals without a known key, too
