@@ -3,7 +3,7 @@
 mod queries;
 mod server;
 
-use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
@@ -61,7 +61,7 @@ async fn run(conn: &Conn, number: usize) -> Result<(), StoreError> {
             .map(drop),
         1 => credentials::of_keys(conn, &[1]).await.map(drop),
         2 => locks::all(conn).await.map(drop),
-        3 => feed::read(conn, Some(1), &RefCell::default(), false)
+        3 => feed::read(conn, Some(1), |_| false, BTreeSet::new(), false)
             .await
             .map(drop),
         4 => usage::since(conn, None, now, 10).await.map(drop),
