@@ -321,9 +321,7 @@ impl Store for RedbStore {
         audit: &AuditContext,
     ) -> Result<(), StoreError> {
         let subjects = counters.iter().map(|(subject, _)| *subject);
-        self.repairing(|| {
-            self.commit_audited(audit, |txn| counters::delete_windows(txn, subjects.clone()))
-        })
+        self.commit_audited(audit, |txn| counters::delete_windows(txn, subjects.clone()))
     }
 
     fn usage(
@@ -568,16 +566,10 @@ impl RedbStore {
         self.repairing(|| self.write(&change))
     }
 
-    /// Makes a change of windows, and again after damaged tables were replaced.
+    /// Makes a change, and again after damaged tables were replaced. A change of a key also reads its totals.
     fn repairing<T>(&self, change: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
         match change() {
-            Err(StoreError::Damaged(problem)) => {
-                let _block = self.open_block.lock();
-                match self.repair_totals()? {
-                    true => change(),
-                    false => Err(StoreError::Damaged(problem)),
-                }
-            }
+            Err(StoreError::Damaged(_)) if self.repair_totals_when_free()? => change(),
             changed => changed,
         }
     }
@@ -733,7 +725,7 @@ impl RedbStore {
         change: impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let urls = self.webhooks.load();
-        let commit = || {
+        let (result, dropped) = self.repairing(|| {
             self.write(|txn| {
                 audit::begin(txn, audit)?;
                 let result = change(txn)?;
@@ -741,12 +733,7 @@ impl RedbStore {
                 let dropped = outbox::add(txn, &urls, &audit.webhook_events)?;
                 Ok((result, dropped))
             })
-        };
-        let (result, dropped) = match commit() {
-            // A change of a key also reads its totals.
-            Err(StoreError::Damaged(_)) if self.repair_totals_when_free()? => commit()?,
-            committed => committed?,
-        };
+        })?;
         self.note_dropped(dropped);
         audit.committed(result.audit_subject());
         Ok(result)

@@ -232,23 +232,13 @@ fn a_batch_committed_without_acknowledgement_is_counted_once() {
     drop(store);
 
     let mut late_commits = 0;
-    for at in 0.. {
-        let disk = Disk::holding(&sound);
-        let store = disk.open_with_cache(&file, &clock, 0).unwrap();
-        disk.fail(at, Failure::UnacknowledgedThenGone);
-        let recorded = store.record(&batch);
-        if !disk.sim().has_failed {
-            break;
-        }
-        disk.heal();
-        clock.advance(Duration::from_secs(5));
-        store.recover(false);
+    record_unacknowledged(&file, &clock, &sound, &batch, |store, recorded, at| {
         if recorded.is_err() {
-            late_commits += u32::from(all_outcomes(&store) == expected);
+            late_commits += u32::from(all_outcomes(store) == expected);
             store.record(&batch).unwrap();
         }
-        assert!(all_outcomes(&store) == expected, "at operation {at}");
-    }
+        assert!(all_outcomes(store) == expected, "at operation {at}");
+    });
     assert!(
         late_commits > 0,
         "no commit was reported as failed and took effect"
@@ -269,17 +259,7 @@ fn a_lock_committed_without_acknowledgement_can_be_lifted_before_its_batch_is_re
     };
 
     let mut late_commits = 0;
-    for at in 0.. {
-        let disk = Disk::holding(&sound);
-        let store = disk.open_with_cache(&file, &clock, 0).unwrap();
-        disk.fail(at, Failure::UnacknowledgedThenGone);
-        let recorded = store.record(&batch);
-        if !disk.sim().has_failed {
-            break;
-        }
-        disk.heal();
-        clock.advance(Duration::from_secs(5));
-        store.recover(false);
+    record_unacknowledged(&file, &clock, &sound, &batch, |store, recorded, at| {
         let is_stored = !store.locks().unwrap().is_empty();
         if recorded.is_err() {
             late_commits += u32::from(is_stored);
@@ -291,11 +271,35 @@ fn a_lock_committed_without_acknowledgement_can_be_lifted_before_its_batch_is_re
                 "at operation {at}"
             );
         }
-    }
+    });
     assert!(
         late_commits > 0,
         "no commit was reported as failed and took effect"
     );
+}
+
+/// Records a batch once for each operation of the disk, which takes effect and is reported as failed. `then` gets the
+/// recovered store, what recording returned, and the number of the operation.
+fn record_unacknowledged(
+    file: &File,
+    clock: &ManualClock,
+    sound: &[u8],
+    batch: &UsageBatch,
+    mut then: impl FnMut(&RedbStore, Result<(), StoreError>, u64),
+) {
+    for at in 0.. {
+        let disk = Disk::holding(sound);
+        let store = disk.open_with_cache(file, clock, 0).unwrap();
+        disk.fail(at, Failure::UnacknowledgedThenGone);
+        let recorded = store.record(batch);
+        if !disk.sim().has_failed {
+            break;
+        }
+        disk.heal();
+        clock.advance(Duration::from_secs(5));
+        store.recover(false);
+        then(&store, recorded, at);
+    }
 }
 
 /// Regression: the growing block was continued after pieces that no longer existed, and no batch could
