@@ -64,7 +64,7 @@ impl AtomicFile {
 
     /// Removes the temporary files of killed processes in the directory of a target, as far as that is possible.
     #[cfg(unix)]
-    pub(crate) fn remove_abandoned(target: &Path) {
+    fn remove_abandoned(target: &Path) {
         let Ok(files) = fs::read_dir(directory_of(target)) else {
             return;
         };
@@ -80,7 +80,7 @@ impl AtomicFile {
     }
 
     #[cfg(not(unix))]
-    pub(crate) fn remove_abandoned(_: &Path) {}
+    fn remove_abandoned(_: &Path) {}
 
     /// Gives the file to the owner of its directory, if this process is of root.
     #[cfg(unix)]

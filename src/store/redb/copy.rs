@@ -50,7 +50,6 @@ pub(super) fn copy(
     to: &Path,
     progress: &CopyProgress,
 ) -> Result<NewCopy, CopyError> {
-    AtomicFile::remove_abandoned(to);
     let omitted = OmittedRows::default();
     let mut lost_blocks = 0;
     loop {
