@@ -39,11 +39,10 @@ impl Admin {
         let guard = &self.guard;
         let stored = self.store_usage().map(|()| Vec::new());
         let mut conditions = guard.conditions();
-        let secret = guard.secret_problems().iter();
-        conditions.extend(secret.map(|problem| Condition::new(Area::Secret, problem)));
+        conditions.extend_from_slice(guard.secret_problems());
         let rules = guard.compiled().warnings().into_iter();
         conditions.extend(rules.map(|warning| Condition::new(Area::Policy, warning)));
-        let is_warned = |known: &Condition| known.problem == MISSING_LEGACY_SECRET;
+        let is_warned = |known: &Condition| known.area == Area::LegacySecret;
         let legacy = match conditions.iter().any(is_warned) {
             true => Ok(Vec::new()),
             false => self.legacy_condition(),
@@ -79,9 +78,10 @@ impl Admin {
             cause.is_some_and(|cause| known.problem.contains(cause.as_str()))
         };
         if !conditions.iter().any(is_known) {
-            let area = match self.guard.store().is_remote() {
-                true => Area::Postgres,
-                false => Area::Data,
+            let area = match error {
+                _ if self.guard.store().is_remote() => Area::Postgres,
+                AdminError::Damaged(_) => Area::Damage,
+                _ => Area::Data,
             };
             conditions.push(Condition::new(area, problem));
         }
@@ -89,7 +89,7 @@ impl Admin {
 
     /// Whether keys of the Python package are refused. The guard has warned of it if they are many.
     fn legacy_condition(&self) -> Result<Vec<Condition>, AdminError> {
-        let condition = || Condition::new(Area::Secret, MISSING_LEGACY_SECRET);
+        let condition = || Condition::new(Area::LegacySecret, MISSING_LEGACY_SECRET);
         let is_missing = self.guard.lacks_legacy_secret()?;
         Ok(is_missing.then(condition).into_iter().collect())
     }

@@ -23,7 +23,7 @@ use rustix::process::Uid;
 
 use super::wire::{self, Outcome, Request, Response, VERSION};
 use super::{Admin, AuditActor, Failure, FailureCode, socket_path};
-use crate::guard::{Guard, Warnings};
+use crate::guard::{Guard, WarningKind, Warnings};
 use crate::net::ClientIp;
 use crate::sys::ownership;
 
@@ -202,11 +202,11 @@ impl Acceptor {
                 Ok((stream, _)) => self.hand_over(stream),
                 Err(error) if is_passing(&error) => {}
                 Err(error) => {
-                    self.warnings.add(&format!(
-                        "commands through the socket had to wait: connections could not be \
-                         accepted ({error}); raise the limit on open files (`ulimit -n`) if it was \
-                         reached"
-                    ));
+                    let warning = format!(
+                        "commands through the socket had to wait: connections could not be accepted \
+                         ({error}); raise the limit on open files (`ulimit -n`) if it was reached"
+                    );
+                    self.warnings.add_of(WarningKind::OpenFiles, &warning);
                     if self.ends_within_a_pause() {
                         return;
                     }

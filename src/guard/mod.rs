@@ -70,7 +70,7 @@ pub(crate) use self::storage::Storage;
 pub(crate) use self::storage::{exposure_warning, followed, is_server};
 #[cfg(feature = "serve")]
 pub(crate) use self::warnings::Topic;
-#[cfg(feature = "http")]
+#[cfg(any(unix, feature = "http"))]
 pub(crate) use self::warnings::WarningKind;
 pub(crate) use self::warnings::Warnings;
 
@@ -110,7 +110,7 @@ pub(crate) struct Guard {
     backends: Arc<GrantBackends>,
     locks: Arc<ActiveLocks>,
     warnings: Arc<Warnings>,
-    secret_problems: Vec<String>,
+    secret_problems: Vec<Condition>,
     proxies: Proxies,
     policy_handle: Arc<PolicyHandle>,
     policy_reloader: Arc<PolicyReloader>,
@@ -247,30 +247,29 @@ impl Guard {
 
     /// The warnings of the guard and its backends, with what they are about.
     pub(crate) fn conditions(&self) -> Vec<Condition> {
-        let of_store = match self.store.is_remote() {
-            true => Area::Postgres,
+        let mut conditions = self.warnings.conditions();
+        conditions.extend(self.limiter().status().conditions);
+        conditions.extend(self.store.conditions());
+        let area = match self.store.is_damaged() {
+            true => Area::Damage,
             false => Area::Data,
         };
-        let of_backends = [
-            (Area::Redis, self.limiter().status().warnings),
-            (of_store, self.store.warnings()),
-            (Area::Data, self.fault().into_iter().collect()),
-        ];
-        let of_backends = of_backends.into_iter().flat_map(|(area, warnings)| {
-            let warnings = warnings.into_iter();
-            warnings.map(move |warning| Condition::new(area, warning))
-        });
-        let own = self.warnings.conditions().into_iter();
-        own.chain(of_backends).collect()
+        conditions.extend(self.fault().map(|fault| Condition::new(area, fault)));
+        conditions
     }
 
     /// Whether a key of the Python package is refused because its secret is not configured. Reads all keys.
     pub(crate) fn lacks_legacy_secret(&self) -> Result<bool, StoreError> {
-        Ok(self.legacy.is_none() && self.store.has_legacy_keys(None, self.now())?)
+        Ok(self.legacy.is_none() && self.has_legacy_keys()?)
+    }
+
+    /// Whether a key of the Python package is in force. Reads all keys.
+    pub(crate) fn has_legacy_keys(&self) -> Result<bool, StoreError> {
+        self.store.has_legacy_keys(None, self.now())
     }
 
     /// Why others may know the secret.
-    pub(crate) fn secret_problems(&self) -> &[String] {
+    pub(crate) fn secret_problems(&self) -> &[Condition] {
         &self.secret_problems
     }
 

@@ -3,19 +3,18 @@
 use std::ffi::OsString;
 
 use super::config::Config;
-use crate::model::Secret;
+use crate::model::{Area, Condition, Secret};
 
 /// The secret is in the list of processes.
 pub(crate) const SECRET_ARGUMENT: &str = "the secret is an argument of a process, which other users of this machine \
     can see; use a private file, or the variable KEYGUARD_SECRET";
 
-/// Returns a sentence for each reason why others may know the secret of a process with these arguments. None
-/// quotes it.
+/// Returns each reason why others may know the secret of a process with these arguments. None quotes it.
 pub(super) fn problems(
     config: &Config,
     secret: &Secret,
     arguments: impl Iterator<Item = OsString>,
-) -> Vec<String> {
+) -> Vec<Condition> {
     let is_secret = |other: &Option<Secret>| {
         let other = other.as_ref();
         other.is_some_and(|other| other.expose() == secret.expose())
@@ -45,10 +44,12 @@ pub(super) fn problems(
             "the secret is that of the Python package, so that every machine that has run the package \
              knows it",
         ),
-        (is_among(arguments, secret), SECRET_ARGUMENT),
     ];
     let found = checks.into_iter().filter(|(is_found, _)| *is_found);
-    found.map(|(_, problem)| problem.to_owned()).collect()
+    let found = found.map(|(_, problem)| Condition::new(Area::Secret, problem));
+    let argument =
+        is_among(arguments, secret).then(|| Condition::new(Area::SecretArgument, SECRET_ARGUMENT));
+    found.chain(argument).collect()
 }
 
 /// Whether an argument is the secret, or ends with `=` and the secret.
@@ -69,7 +70,9 @@ mod tests {
     fn short_regular_and_reused_secrets_are_found() {
         let found = |secret: &str, change: fn(Config) -> Config| {
             let none = std::iter::empty();
-            problems(&change(Config::default()), &secret.into(), none).join("\n")
+            let found = problems(&change(Config::default()), &secret.into(), none).into_iter();
+            let found: Vec<_> = found.map(|condition| condition.problem).collect();
+            found.join("\n")
         };
         assert_eq!(found(RANDOM, |config| config), "");
         let other: fn(Config) -> Config = |config| config.admin_key("another admin key");
@@ -107,10 +110,11 @@ mod tests {
             problems(&Config::default(), &RANDOM.into(), arguments.into_iter())
         };
         for argument in [RANDOM, &format!("--secret={RANDOM}")] {
-            assert_eq!(found(argument), [SECRET_ARGUMENT]);
+            let expected = Condition::new(Area::SecretArgument, SECRET_ARGUMENT);
+            assert_eq!(found(argument), [expected]);
         }
         for other in ["", &format!("{RANDOM}.redb"), &format!("x{RANDOM}")] {
-            assert_eq!(found(other), [""; 0], "{other}");
+            assert_eq!(found(other), [], "{other}");
         }
     }
 
@@ -118,8 +122,7 @@ mod tests {
     #[test]
     fn secret_of_the_python_package_is_found() {
         let config = Config::default().legacy_secret(RANDOM);
-        assert!(
-            problems(&config, &RANDOM.into(), std::iter::empty())[0].contains("Python package")
-        );
+        let found = problems(&config, &RANDOM.into(), std::iter::empty());
+        assert!(found[0].problem.contains("Python package"));
     }
 }

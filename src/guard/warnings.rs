@@ -74,6 +74,9 @@ impl Texts {
 pub(crate) enum WarningKind {
     /// The configuration and operation of the guard.
     Guard,
+    /// The process cannot open enough files.
+    #[cfg(any(unix, feature = "serve"))]
+    OpenFiles,
     /// Other users could access the data file.
     Exposure,
     /// A trusted proxy reports clients in another way.
@@ -108,11 +111,13 @@ impl WarningKind {
     fn area(self) -> Area {
         match self {
             Self::Guard => Area::Process,
+            #[cfg(any(unix, feature = "serve"))]
+            Self::OpenFiles => Area::OpenFiles,
             Self::Exposure => Area::Files,
             Self::Usage => Area::Usage,
-            Self::LegacySecret => Area::Secret,
+            Self::LegacySecret => Area::LegacySecret,
             #[cfg(feature = "http")]
-            Self::AdminKey => Area::Secret,
+            Self::AdminKey => Area::AdminKey,
             Self::TrustedProxy | Self::PrivatePeer | Self::FoundProxy | Self::LockedProxy => {
                 Area::Proxy
             }
@@ -128,6 +133,8 @@ impl WarningKind {
         match self {
             #[cfg(feature = "http")]
             Self::AdminKey => MORE,
+            #[cfg(any(unix, feature = "serve"))]
+            Self::OpenFiles => MORE,
             Self::Guard
             | Self::Exposure
             | Self::TrustedProxy
@@ -178,9 +185,9 @@ impl Topic {
             Self::Mounts => Area::Policy,
             Self::Sink => Area::Usage,
             #[cfg(feature = "serve")]
-            Self::Backup => Area::Data,
+            Self::Backup => Area::Backup,
             #[cfg(feature = "serve")]
-            Self::LeakKeys | Self::UnknownReporter => Area::LeakedKeys,
+            Self::LeakKeys | Self::UnknownReporter => Area::LeakReports,
             #[cfg(feature = "serve")]
             Self::Webhooks => Area::Webhooks,
             Self::Clock => Area::Clock,

@@ -16,7 +16,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::counter::{CounterId, PlainRules, Rule, SavedCounter, SavedIpWindow, SubjectId};
-use crate::model::{BackendHealth, OrgId};
+use crate::model::{BackendHealth, Condition, OrgId};
 use crate::net::IpKey;
 use crate::store::StoreError;
 use crate::sys::{Deadline, MaybeReady};
@@ -231,8 +231,8 @@ pub(crate) struct SavedWindows {
 pub(crate) struct LimiterStatus {
     /// Health of the remote server, if there is one.
     pub(crate) health: Option<BackendHealth>,
-    /// Warnings for administrators.
-    pub(crate) warnings: Vec<String>,
+    /// What needs an administrator's attention.
+    pub(crate) conditions: Vec<Condition>,
 }
 
 /// The decision about limits while the remote server is unavailable. Has no effect without the feature

@@ -11,8 +11,20 @@ use super::KeyId;
 pub(crate) enum Area {
     /// The data file or database cannot be used, or refuses changes.
     Data,
+    /// Parts of the data file cannot be read.
+    Damage,
+    /// The data file cannot be backed up.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    Backup,
     /// The secret may be guessed, or others know it.
     Secret,
+    /// The secret is an argument of a process.
+    SecretArgument,
+    /// Keys of the Python package are refused.
+    LegacySecret,
+    /// The admin key is guessed.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    AdminKey,
     /// Other users can access the files.
     Files,
     /// There is little free space.
@@ -20,9 +32,12 @@ pub(crate) enum Area {
     Disk,
     UnusedKeys,
     ExpiringKeys,
-    /// Keys were found in public, or reports of such finds cannot be checked.
+    /// Keys were found in public.
     #[cfg_attr(not(feature = "serve"), allow(dead_code))]
     LeakedKeys,
+    /// Reports of leaked keys cannot be checked.
+    #[cfg_attr(not(feature = "serve"), allow(dead_code))]
+    LeakReports,
     /// The policy is invalid, or has rules without effect.
     Policy,
     /// A proxy is not trusted, or reports clients in another way.
@@ -34,22 +49,30 @@ pub(crate) enum Area {
     Redis,
     Postgres,
     /// Events cannot be delivered.
-    #[cfg_attr(not(feature = "cli"), allow(dead_code))]
     Webhooks,
+    /// The process cannot open enough files.
+    #[cfg_attr(not(any(unix, feature = "serve")), allow(dead_code))]
+    OpenFiles,
     /// Anything else about the process.
     Process,
 }
 
 impl Area {
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Data,
+        Self::Damage,
+        Self::Backup,
         Self::Secret,
+        Self::SecretArgument,
+        Self::LegacySecret,
+        Self::AdminKey,
         Self::Files,
         Self::Disk,
         Self::UnusedKeys,
         Self::ExpiringKeys,
         Self::LeakedKeys,
+        Self::LeakReports,
         Self::Policy,
         Self::Proxy,
         Self::Clock,
@@ -57,6 +80,7 @@ impl Area {
         Self::Redis,
         Self::Postgres,
         Self::Webhooks,
+        Self::OpenFiles,
         Self::Process,
     ];
 
@@ -65,12 +89,18 @@ impl Area {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Data => "data",
+            Self::Damage => "damage",
+            Self::Backup => "backup",
             Self::Secret => "secret",
+            Self::SecretArgument => "secret_argument",
+            Self::LegacySecret => "legacy_secret",
+            Self::AdminKey => "admin_key",
             Self::Files => "files",
             Self::Disk => "disk",
             Self::UnusedKeys => "unused_keys",
             Self::ExpiringKeys => "expiring_keys",
             Self::LeakedKeys => "leaked_keys",
+            Self::LeakReports => "leak_reports",
             Self::Policy => "policy",
             Self::Proxy => "proxy",
             Self::Clock => "clock",
@@ -78,6 +108,7 @@ impl Area {
             Self::Redis => "redis",
             Self::Postgres => "postgres",
             Self::Webhooks => "webhooks",
+            Self::OpenFiles => "open_files",
             Self::Process => "process",
         }
     }

@@ -22,6 +22,7 @@ use super::otlp::Tracer;
 use super::routes::Routes;
 use super::settings::Settings;
 use super::webhooks::WebhookStatus;
+use crate::guard::WarningKind;
 use crate::keyguard::KeyGuard;
 use crate::net::ClientIp;
 
@@ -95,10 +96,12 @@ impl Connections {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset};
 
         if !matches!(error.kind(), ConnectionAborted | ConnectionReset) {
-            self.guard.inner.warnings().add(&format!(
+            let warning = format!(
                 "clients had to wait, because connections could not be accepted ({error}): raise the \
                  limit on open files (`ulimit -n`), or lower `--max-connections`"
-            ));
+            );
+            let warnings = self.guard.inner.warnings();
+            warnings.add_of(WarningKind::OpenFiles, &warning);
         }
     }
 

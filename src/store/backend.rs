@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange, LockId};
 use crate::model::{
-    AuditEntry, BackendHealth, Delivery, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery,
-    WebhookEvent,
+    AuditEntry, BackendHealth, Condition, Delivery, HashedKey, Key, KeyId, Org, OrgId, Usage,
+    UsageQuery, WebhookEvent,
 };
 use crate::sys::{Deadline, DiskSpace, MaybeReady};
 use crate::time::Timestamp;
@@ -52,6 +52,11 @@ pub(crate) trait UsageStore: Send + Sync + 'static {
     /// Returns why changes are refused now, if they are.
     fn fault(&self) -> Option<String> {
         None
+    }
+
+    /// Whether changes are refused because of damage.
+    fn is_damaged(&self) -> bool {
+        false
     }
 
     /// Returns the health of the other server, if there is one.
@@ -307,9 +312,15 @@ pub(crate) trait Store: UsageStore {
         Ok(Vec::new())
     }
 
-    /// Returns warnings for the administrator.
-    fn warnings(&self) -> Vec<String> {
+    /// Returns what needs an administrator's attention.
+    fn conditions(&self) -> Vec<Condition> {
         Vec::new()
+    }
+
+    #[cfg(test)]
+    fn warnings(&self) -> Vec<String> {
+        let conditions = self.conditions().into_iter();
+        conditions.map(|condition| condition.problem).collect()
     }
 }
 

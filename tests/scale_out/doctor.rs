@@ -9,7 +9,7 @@ use tempfile::TempDir;
 const DOCTOR: [&str; 3] = ["doctor", "--ignore", "disk"];
 
 #[test]
-fn redis_that_may_evict_is_found_and_the_command_mends_it() {
+fn redis_that_may_evict_is_found_with_what_mends_it() {
     let dir = TempDir::new().unwrap();
     done(dir.path(), &["init"]);
     let redis = Redis::with(&["--maxmemory-policy", "allkeys-lru"]);
@@ -22,8 +22,9 @@ fn redis_that_may_evict_is_found_and_the_command_mends_it() {
         text.starts_with("redis: ") && text.contains("allkeys-lru"),
         "{text}"
     );
-    let (_, command) = text.split_once("CONFIG SET").unwrap();
-    let _: () = redis.run(&format!("CONFIG SET{}", command.trim_end()));
+    let (_, setting) = text.split_once("set `").unwrap();
+    let (setting, _) = setting.split_once('`').unwrap();
+    let _: () = redis.run(&format!("CONFIG SET {setting}"));
     assert_eq!(done(dir.path(), &doctor), "Nothing found.\n");
 }
 
@@ -46,10 +47,6 @@ fn pooler_that_shares_sessions_is_found() {
     assert_eq!(code, Some(1));
     assert!(
         text.starts_with("postgres: ") && text.contains("pool_mode = session"),
-        "{text}"
-    );
-    assert!(
-        text.contains("next:  psql -p 6432 pgbouncer -c RELOAD"),
         "{text}"
     );
     pooler.change_mode("session");

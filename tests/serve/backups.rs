@@ -194,7 +194,7 @@ fn directory_that_cannot_be_written_is_reported() {
     let examined = keyguard(dir, &["doctor", "--ignore", "secret,files,disk", "--json"]).output();
     let found: Value = serde_json::from_slice(&examined.unwrap().stdout).unwrap();
     let finding = &found["findings"][0];
-    assert_eq!(finding["area"], "data", "{found}");
+    assert_eq!(finding["area"], "backup", "{found}");
     let problem = finding["problem"].as_str().unwrap();
     assert!(problem.contains("could not be backed up"), "{problem}");
     let next = finding["next"].as_str().unwrap();

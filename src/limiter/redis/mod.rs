@@ -32,7 +32,7 @@ use super::{
 };
 use crate::counter::{Events, Rule, SavedCounter, SavedIpWindow, SubjectId};
 use crate::limit::Period;
-use crate::model::{BackendHealth, Secret};
+use crate::model::{Area, BackendHealth, Condition, Secret};
 use crate::store::{OpenError, StoreError};
 use crate::sys::{Deadline, MaybeReady, block_on};
 use crate::time::{Clock, Moment, TimeZone};
@@ -340,22 +340,25 @@ impl Limiter for RedisLimiter {
         let (outage, eviction) = (self.client.outage(), self.client.eviction_warning());
         let failures = self.client.failures();
         let fallbacks = self.fallbacks.load(Ordering::Relaxed);
-        let mut warnings = Vec::new();
+        let mut conditions = Vec::new();
         if let Some(outage) = &outage {
             let meanwhile = match self.fallback {
                 Fallback::Local => "this process enforces limits by itself until it is back",
                 Fallback::Deny => "requests with limits are refused until it is back",
                 Fallback::Allow => "limits are not enforced until it is back",
             };
-            warnings.push(format!("Redis is unavailable ({outage}); {meanwhile}"));
+            let problem = format!("Redis is unavailable ({outage}); {meanwhile}");
+            conditions.push(Condition::new(Area::Redis, problem));
         }
         if let Some(eviction) = &eviction {
-            warnings.push(format!("Redis may evict counters: {eviction}"));
+            let problem = format!("Redis may evict counters: {eviction}");
+            conditions.push(Condition::new(Area::Redis, problem));
         }
         if fallbacks > 0 {
-            warnings.push(format!(
+            let problem = format!(
                 "{fallbacks} decisions were made without Redis ({failures} calls failed or timed out)"
-            ));
+            );
+            conditions.push(Condition::new(Area::Redis, problem));
         }
         let problem = outage.map(|outage| outage.to_string()).or(eviction);
         let health = BackendHealth {
@@ -367,7 +370,7 @@ impl Limiter for RedisLimiter {
         };
         LimiterStatus {
             health: Some(health),
-            warnings,
+            conditions,
         }
     }
 }

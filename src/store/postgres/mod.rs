@@ -72,7 +72,8 @@ use super::{
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
 use crate::model::{
-    AuditEntry, BackendHealth, Fingerprint, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery,
+    Area, AuditEntry, BackendHealth, Condition, Fingerprint, HashedKey, Key, KeyId, Org, OrgId,
+    Usage, UsageQuery,
 };
 use crate::sys::{Deadline, MaybeReady, block_on};
 use crate::time::{Clock, Timestamp};
@@ -437,8 +438,9 @@ impl Store for PostgresStore {
         self.listener.set(listener);
     }
 
-    fn warnings(&self) -> Vec<String> {
+    fn conditions(&self) -> Vec<Condition> {
         let warning = self.state.warning(self.deadline, self.stale_for);
-        warning.into_iter().collect()
+        let condition = warning.map(|warning| Condition::new(Area::Postgres, warning));
+        condition.into_iter().collect()
     }
 }

@@ -150,7 +150,7 @@ impl Engine {
         fault.as_ref().map(|fault| fault.reason.clone())
     }
 
-    /// Returns the damage that the last change met, if it failed because of it.
+    /// Returns the damage because of which the last change failed, if it did.
     pub(super) fn damage(&self) -> Option<String> {
         let fault = self.fault.lock();
         fault.as_ref().and_then(|fault| fault.damage.clone())
@@ -313,10 +313,10 @@ impl Engine {
         change: &impl Fn(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if let Err(reason) = self.check_file() {
-            return Err(self.refuse_changes(reason));
+            return Err(self.refuse_changes(&StoreError::Unavailable(reason.into())));
         }
         if let Err(error) = self.make_writable(state) {
-            return Err(self.refuse_changes(error.cause()));
+            return Err(self.refuse_changes(&error));
         }
         let database = self.current.load_full();
         let mut result = None;
@@ -350,7 +350,7 @@ impl Engine {
             // A read of another thread failed; changes work.
             (Ok(_), _) if is_previous(&error) => {}
             _ => match &error {
-                StoreError::Unavailable(_) => drop(self.refuse_changes(error.cause())),
+                StoreError::Unavailable(_) => drop(self.refuse_changes(&error)),
                 // Only changes that need the damaged block fail.
                 StoreError::Damaged(damage) => self.note_damage(error.cause(), damage),
                 _ => {}
@@ -367,7 +367,7 @@ impl Engine {
         }
         let reopened = self.reopen_and_notify(&mut state);
         if let Err(error) = &reopened {
-            self.refuse_changes(error.cause());
+            self.refuse_changes(error);
         }
         reopened.is_ok()
     }
@@ -426,13 +426,16 @@ impl Engine {
     }
 
     /// Refuses changes for a while.
-    fn refuse_changes(&self, reason: String) -> StoreError {
+    fn refuse_changes(&self, error: &StoreError) -> StoreError {
         let mut fault = self.fault.lock();
         let failures = fault.as_ref().map_or(0, |fault| fault.failures);
         let pause = FIRST_PAUSE * (1 << failures.min(10));
         *fault = Some(Fault {
-            reason,
-            damage: None,
+            reason: error.cause(),
+            damage: match error {
+                StoreError::Damaged(damage) => Some(damage.clone()),
+                _ => None,
+            },
             failures: failures + 1,
             retry_at: self.clock.now().plus(pause.min(LONGEST_PAUSE)),
         });

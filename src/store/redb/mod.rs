@@ -65,7 +65,8 @@ use super::{
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
 use crate::model::{
-    AuditEntry, Delivery, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery, WebhookEvent,
+    Area, AuditEntry, Condition, Delivery, HashedKey, Key, KeyId, Org, OrgId, Usage, UsageQuery,
+    WebhookEvent,
 };
 use crate::sys::{Deadline, MaybeReady};
 use crate::time::Timestamp;
@@ -177,6 +178,10 @@ impl UsageStore for RedbStore {
 
     fn fault(&self) -> Option<String> {
         self.engine.fault()
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.engine.damage().is_some()
     }
 }
 
@@ -451,7 +456,7 @@ impl Store for RedbStore {
         self.read(|txn| outbox::expiring(txn, now, within, limit))
     }
 
-    fn warnings(&self) -> Vec<String> {
+    fn conditions(&self) -> Vec<Condition> {
         let damaged = self.damaged_usage.lock().len();
         let dropped = self.dropped_deliveries.load(Ordering::Relaxed);
         let damaged = (damaged > 0).then(|| {
@@ -490,8 +495,14 @@ impl Store for RedbStore {
              `keyguard verify` shows whether more is damaged"
                 .to_owned()
         });
-        let all = damaged.into_iter().chain(totals).chain(windows);
-        all.chain(dropped).chain(preamble).collect()
+        let damage = damaged
+            .into_iter()
+            .chain(totals)
+            .chain(windows)
+            .chain(preamble);
+        let damage = damage.map(|problem| Condition::new(Area::Damage, problem));
+        let dropped = dropped.map(|problem| Condition::new(Area::Webhooks, problem));
+        damage.chain(dropped).collect()
     }
 
     fn verify(&self) -> Result<Verification, StoreError> {

@@ -52,11 +52,11 @@ impl DamageSearch {
         }
     }
 
-    /// Whether another problem only tells of damage that was found.
-    pub(super) fn explains(&self, other: &str) -> bool {
-        let is_cause = |problem: &String| other.contains(problem.as_str());
-        let names_command = !self.problems.is_empty() && other.contains("`keyguard verify`");
-        names_command || self.problems.iter().any(is_cause)
+    /// Whether another finding only tells of damage that was found.
+    pub(super) fn explains(&self, other: &Finding) -> bool {
+        let is_cause = |problem: &String| other.problem.contains(problem.as_str());
+        let tells_of_damage = other.area == Area::Damage && !self.problems.is_empty();
+        tells_of_damage || self.problems.iter().any(is_cause)
     }
 }
 
@@ -68,7 +68,7 @@ fn finding(cli: &Cli, damage: &Damage) -> Finding {
         ..
     } = damage;
     Finding {
-        area: Area::Data,
+        area: Area::Damage,
         problem: format!(
             "the table `{table}` of the data file is damaged ({problem}), and lacks {lost}"
         ),

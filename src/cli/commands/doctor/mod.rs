@@ -81,13 +81,13 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
         Ok(diagnosis) => {
             let file = diagnosis.policy_file.map(PathBuf::from);
             let conditions = diagnosis.conditions.into_iter();
-            let conditions = conditions.filter(|condition| !damage.explains(&condition.problem));
-            findings.extend(conditions.map(|condition| finding(cli, condition, file.as_deref())));
+            let reported = conditions.map(|condition| finding(cli, condition, file.as_deref()));
+            findings.extend(reported.filter(|finding| !damage.explains(finding)));
             file
         }
         Err(error) => {
             let finding = unusable_data(cli, &error);
-            findings.extend(Some(finding).filter(|finding| !damage.explains(&finding.problem)));
+            findings.extend(Some(finding).filter(|finding| !damage.explains(finding)));
             None
         }
     };
@@ -128,7 +128,7 @@ fn diagnose(cli: &Cli, opts: &Opts) -> Result<Diagnosis, CliError> {
     // The files and the arguments of this command are examined here, and as they are now.
     let is_reported = |condition: &Condition| {
         condition.area == Area::Files
-            || cli.has_secret_argument() && condition.problem == SECRET_ARGUMENT
+            || cli.has_secret_argument() && condition.area == Area::SecretArgument
     };
     diagnosis
         .conditions
@@ -137,7 +137,7 @@ fn diagnose(cli: &Cli, opts: &Opts) -> Result<Diagnosis, CliError> {
 }
 
 fn secret_argument(cli: &Cli) -> Option<Finding> {
-    let condition = || Condition::new(Area::Secret, SECRET_ARGUMENT);
+    let condition = || Condition::new(Area::SecretArgument, SECRET_ARGUMENT);
     cli.has_secret_argument()
         .then(|| finding(cli, condition(), None))
 }
@@ -153,20 +153,23 @@ fn finding(cli: &Cli, condition: Condition, policy_file: Option<&Path>) -> Findi
 /// The data or a backend cannot be used.
 fn unusable_data(cli: &Cli, error: &CliError) -> Finding {
     let problem = error.message(cli);
+    let next = next_command(error, cli);
     let area = match error {
-        CliError::Connect(ConnectError::Open(OpenError::Server { server, .. })) => match *server {
-            "Redis" => Area::Redis,
-            _ => Area::Postgres,
-        },
-        _ => {
-            return Finding {
-                area: Area::Data,
-                problem,
-                next: next_command(error, cli),
+        CliError::Connect(ConnectError::Open(OpenError::Server { server, .. })) => {
+            let area = match *server {
+                "Redis" => Area::Redis,
+                _ => Area::Postgres,
             };
+            return finding(cli, Condition::new(area, problem), None);
         }
+        CliError::Connect(ConnectError::Open(OpenError::Damaged { .. })) => Area::Damage,
+        _ => Area::Data,
     };
-    finding(cli, Condition::new(area, problem), None)
+    Finding {
+        area,
+        problem,
+        next,
+    }
 }
 
 /// Examines a policy file with its rules.

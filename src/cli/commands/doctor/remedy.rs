@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use crate::cli::settings::Cli;
-use crate::guard::{MISSING_LEGACY_SECRET, SECRET_ARGUMENT};
 use crate::model::{Area, Condition};
 use crate::sys::shell::quoted;
 
@@ -12,33 +11,18 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
     let program = cli.program();
     let policy = policy_file.map(|file| quoted(&file.display().to_string()));
     match condition.area {
-        Area::Secret if condition.problem == SECRET_ARGUMENT => {
-            format!("{program} --secret-file FILE …")
-        }
-        Area::Secret if condition.problem == MISSING_LEGACY_SECRET => {
+        Area::SecretArgument => format!("{program} --secret-file FILE …"),
+        Area::LegacySecret => {
             format!("KEYGUARD_LEGACY_SECRET=… {program} serve    # or the program that embeds it")
         }
-        Area::Secret if condition.problem.contains("wrong admin key") => {
-            format!("{program} list-blocks")
-        }
+        Area::AdminKey => format!("{program} list-blocks"),
         Area::Secret => format!(
             "{program} admin-key    # or begin with a random secret: keyguard --db NEW.redb init"
         ),
         Area::Files => format!("ls -l {}*", quoted(&cli.db.display().to_string())),
         Area::Webhooks => format!("{program} webhooks"),
-        Area::Data if condition.problem.contains("keyguard webhooks") => {
-            format!("{program} webhooks")
-        }
-        Area::Data
-            if ["keyguard verify", "damaged"]
-                .iter()
-                .any(|text| condition.problem.contains(text)) =>
-        {
-            format!("{program} verify")
-        }
-        Area::Data if condition.problem.contains("could not be backed up") => {
-            "ls -ld DIR; df -h DIR    # that of --backup-dir".to_owned()
-        }
+        Area::Damage => format!("{program} verify"),
+        Area::Backup => "ls -ld DIR; df -h DIR    # that of --backup-dir".to_owned(),
         Area::Data | Area::Disk => "df -h .    # in the directory of the data file".to_owned(),
         Area::UnusedKeys => match condition.key {
             Some(id) => format!("{program} revoke-key {id}    # unless it is still needed"),
@@ -48,7 +32,7 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
             Some(id) => format!("{program} update-key {id} --expires-at TIME"),
             None => format!("{program} list-keys"),
         },
-        Area::LeakedKeys if condition.problem.contains("public_keys") => {
+        Area::LeakReports => {
             "kill -HUP PID    # of the server, after --leak-keys has the current keys".to_owned()
         }
         Area::LeakedKeys => {
@@ -66,25 +50,15 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
             "timedatectl status    # then set the clock, or start its synchronization".to_owned()
         }
         Area::Usage => format!("{program} stats --watch"),
-        Area::Redis if condition.problem.contains("maxmemory-policy") => {
-            "redis-cli -u \"$KEYGUARD_REDIS\" CONFIG SET maxmemory-policy noeviction".to_owned()
-        }
-        Area::Redis if condition.problem.contains("READONLY") => {
-            "redis-cli -u \"$KEYGUARD_REDIS\" INFO replication    # its role must be master"
+        Area::Redis => {
+            "redis-cli -u \"$KEYGUARD_REDIS\" INFO    # shows its role, its memory and its maxmemory_policy"
                 .to_owned()
         }
-        Area::Redis if condition.problem.contains("OOM") => {
-            "redis-cli -u \"$KEYGUARD_REDIS\" INFO memory    # then raise its maxmemory".to_owned()
-        }
-        Area::Redis => "redis-cli -u \"$KEYGUARD_REDIS\" PING".to_owned(),
-        Area::Postgres if condition.problem.contains("pool_mode") => {
-            "psql -p 6432 pgbouncer -c RELOAD    # after `pool_mode = session` in pgbouncer.ini"
+        Area::Postgres => {
+            "psql \"$KEYGUARD_DB\" -c 'SELECT 1'    # a pooler before it must keep sessions"
                 .to_owned()
         }
-        Area::Postgres => "psql \"$KEYGUARD_DB\" -c 'SELECT 1'".to_owned(),
-        Area::Process if condition.problem.contains("ulimit -n") => {
-            "ulimit -n 65536    # before the process starts".to_owned()
-        }
+        Area::OpenFiles => "ulimit -n 65536    # before the process starts".to_owned(),
         Area::Process => format!("{program} stats"),
     }
 }

@@ -300,8 +300,11 @@ fn a_change_to_an_evicting_policy_is_reported() {
     wait_until(|| !is_up());
     let problem = limiter.status().health.unwrap().problem.unwrap();
     assert!(problem.contains("`volatile-ttl`"), "{problem}");
-    let warnings = limiter.status().warnings;
-    assert!(warnings[0].contains("`volatile-ttl`"), "{warnings:?}");
+    let conditions = limiter.status().conditions;
+    assert!(
+        conditions[0].problem.contains("`volatile-ttl`"),
+        "{conditions:?}"
+    );
     // Its counters remain in force.
     let client = Client::new(&limiter, 1);
     let rules = limits(&["1/min"]);
@@ -309,7 +312,7 @@ fn a_change_to_an_evicting_policy_is_reported() {
     assert!(!client.admits(&rules, 1));
     let _: () = server.run("CONFIG SET maxmemory-policy noeviction");
     wait_until(is_up);
-    assert_eq!(limiter.status().warnings, Vec::<String>::new());
+    assert_eq!(limiter.status().conditions, []);
 }
 
 /// Its clock is not that of Redis, so that nothing but the check calls the server.
@@ -428,7 +431,7 @@ fn the_configured_fallback_decides_without_a_server() {
         let rules = limits(&["1/h"]);
         wait_until(|| {
             client.admit(&rules, 1);
-            !limiter.status().warnings.is_empty()
+            !limiter.status().conditions.is_empty()
         });
         client.admit(&rules, 1)
     });
@@ -447,9 +450,9 @@ fn the_configured_fallback_decides_without_a_server() {
         wait_until(|| {
             !limiter
                 .status()
-                .warnings
+                .conditions
                 .iter()
-                .any(|warning| warning.contains("Redis is unavailable"))
+                .any(|condition| condition.problem.contains("Redis is unavailable"))
         });
         let _ = client.admits(&rules, 1);
         assert!(matches!(client.admit(&rules, 1), Admission::Refused(..)));

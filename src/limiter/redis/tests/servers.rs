@@ -33,7 +33,7 @@ fn a_cluster_keeps_each_group_on_one_of_its_nodes() {
     for id in 1..=20 {
         let client = Client::new(&limiter, id);
         let admitted = (0..5).filter(|_| client.admits(&rules, 1)).count();
-        assert_eq!(admitted, 2, "{:?}", limiter.status().warnings);
+        assert_eq!(admitted, 2, "{:?}", limiter.status().conditions);
     }
     let keys = nodes.each_ref().map(|node| {
         let counters: Vec<String> = node.run("KEYS {kg:*:o*");
