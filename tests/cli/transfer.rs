@@ -322,8 +322,12 @@ fn legacy_secret_is_read_from_file_or_variable() {
         let said = [output.stdout, output.stderr].concat();
         String::from_utf8(said).unwrap()
     };
-    assert!(check(&[], None).contains("malformed_key"));
-    assert!(check(&[], Some("another secret")).contains("malformed_key"));
+    for secret in [None, Some("another secret")] {
+        let refused = check(&[], secret);
+        assert!(refused.contains("malformed_key"), "{refused}");
+        let note = "if this is a key of the Python package, the secret of the package";
+        assert!(refused.contains(note), "{refused}");
+    }
     let blank = check(&[], Some(" "));
     let named = "KEYGUARD_LEGACY_SECRET or --legacy-secret-file: is blank";
     assert!(blank.contains(named), "{blank}");

@@ -66,9 +66,17 @@ impl Command for Check {
             Some(key) => KeySource::Key(admin.find_key(key)?.id),
             None => KeySource::Presented,
         };
-        Ok(block_on(guard::preview(guard, &request, source)).into())
+        let mut reply: DryRunReply = block_on(guard::preview(guard, &request, source)).into();
+        if reply.reason == Some(Reason::MalformedKey) && guard.has_legacy_keys()? {
+            reply.note = Some(WRONG_LEGACY_SECRET.to_owned());
+        }
+        Ok(reply)
     }
 }
+
+/// The note on a malformed key if keys of the Python package, which have no checksum, are stored.
+const WRONG_LEGACY_SECRET: &str = "if this is a key of the Python package, the secret of the package \
+    (KEYGUARD_LEGACY_SECRET) is missing or wrong";
 
 /// The decision about a request.
 #[derive(Serialize, Deserialize)]
@@ -92,6 +100,9 @@ pub(crate) struct DryRunReply {
     /// Whether the key was checked. It is not if the path needs no key, or if the IP address alone is
     /// refused.
     pub(crate) key_checked: bool,
+    /// What may explain a refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
 }
 
 impl From<Verdict> for DryRunReply {
@@ -106,6 +117,7 @@ impl From<Verdict> for DryRunReply {
             rules: verdict.rules,
             shadow_denied: verdict.shadow_denied,
             key_checked: verdict.key_checked,
+            note: None,
         }
     }
 }

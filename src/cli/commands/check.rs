@@ -102,5 +102,8 @@ fn view(reply: &DryRunReply, style: OutputStyle) -> String {
     if let Some(wait) = reply.retry_after {
         panel = panel.line("retry after", format!("{wait} s"));
     }
+    if let Some(note) = &reply.note {
+        panel = panel.line("note", note);
+    }
     panel.render(style) + &limit_table(&reply.rules, style).render(style)
 }
