@@ -22,16 +22,17 @@
 //! | feature | adds |
 //! |---|---|
 //! | none | the embedded library, without an HTTP stack or an async runtime |
-//! | `axum` | `http`, and for axum: an extractor, the original path of nested routers, the IP address of the client |
+//! | `axum` | `http`, an extractor for axum, the whole path in nested routers, and the IP address of the client |
 //! | `cli` | the program `keyguard`, and `legacy` |
 //! | `http` | a layer for tower and hyper, the admin service, and `Headers` for `http::HeaderMap` |
 //! | `import` | `cli`, and `keyguard import` from SQLite, which needs a C compiler |
-//! | `legacy` | checks keys of the Python package |
-//! | `metrics`, `tracing`, `otlp` | metrics and events for these crates; `serve`, and spans for OpenTelemetry |
+//! | `legacy` | accepts keys issued by the Python package `keyguard-python` |
+//! | `metrics`, `tracing` | metrics and events, through the crates of these names |
 //! | `openapi` | `http`, and the OpenAPI document and Swagger UI of the admin service |
-//! | `parquet` | `cli`, and `keyguard export-usage` to Parquet |
+//! | `otlp` | `serve`, and spans for OpenTelemetry |
+//! | `parquet` | `cli`, and Parquet output of `keyguard export-usage` |
 //! | `postgres` | keys, organizations, locks and usage in PostgreSQL, for several processes |
-//! | `redis` | limits in Redis, for several processes, and `RedisStream` |
+//! | `redis` | limits in Redis, for several processes, and the usage sink `RedisStream` |
 //! | `serve` | `cli`, `openapi`, and `keyguard serve`: the sidecar |
 //!
 #![cfg_attr(

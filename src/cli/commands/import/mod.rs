@@ -43,7 +43,8 @@ const EXAMPLES: &str = "Examples:
 ///
 /// Ids that are whole numbers are kept; other ids are replaced, in the order of
 /// creation. Nothing is written until everything has been read. Repeating an
-/// import adds only new records.
+/// import applies what has changed since; keys that were suspended or revoked
+/// here stay so.
 #[derive(Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub(crate) struct Opts {
