@@ -142,6 +142,12 @@ enum Subcommands {
     /// Try KeyGuard: run a small protected server with a key and show its requests. Leaves nothing behind
     #[cfg(feature = "serve")]
     Demo(demo::Opts),
+    #[cfg(not(feature = "serve"))]
+    #[command(hide = true)]
+    Serve(absent::Opts),
+    #[cfg(not(feature = "serve"))]
+    #[command(hide = true)]
+    Demo(absent::Opts),
     /// Print the admin key, which is derived from the secret
     #[command(after_help = admin_key::EXAMPLES)]
     AdminKey,
@@ -240,6 +246,10 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::Serve(opts) => serve::run(cli, *opts),
         #[cfg(feature = "serve")]
         Subcommands::Demo(opts) => demo::run(cli, &opts),
+        #[cfg(not(feature = "serve"))]
+        Subcommands::Serve(opts) => absent::run("serve", opts),
+        #[cfg(not(feature = "serve"))]
+        Subcommands::Demo(opts) => absent::run("demo", opts),
         Subcommands::AdminKey => admin_key::run(cli),
         Subcommands::Completions(opts) => completions::run(&opts, Opts::command()),
         Subcommands::InstallDocs(opts) => install_docs::run(cli, &opts, Opts::command()),

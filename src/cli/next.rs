@@ -5,14 +5,12 @@ use std::path::Path;
 use super::commands::import::error::ImportError;
 use super::connection::{ConnectError, is_served};
 use super::error::CliError;
-use super::settings::{Cli, program_at};
+use super::settings::{Cli, DEFAULT_DB, program_at};
 #[cfg(unix)]
 use crate::admin::remote::Unreachable;
 use crate::admin::{Failure, FailureCode};
-#[cfg(all(unix, feature = "serve"))]
-use crate::serve::ListenAddr;
 #[cfg(feature = "serve")]
-use crate::serve::ServeError;
+use crate::serve::{ListenAddr, ServeError};
 use crate::store::OpenError;
 use crate::sys::process;
 use crate::sys::shell::quoted;
@@ -41,6 +39,8 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
             format!("{program} export-usage --to {} --format csv", path(file))
         }
         CliError::NoParquet => install_with("parquet"),
+        #[cfg(not(feature = "serve"))]
+        CliError::AbsentCommand(_) => install_with("serve"),
         CliError::UsageFile { file, .. } | CliError::Log { file, .. } => {
             match file.parent().filter(|dir| !dir.exists()) {
                 Some(dir) if !dir.as_os_str().is_empty() => format!("mkdir -p {}", path(dir)),
@@ -62,8 +62,13 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
             source,
         }) if source.kind() == std::io::ErrorKind::AlreadyExists => move_away(socket),
         #[cfg(feature = "serve")]
-        CliError::Serve(ServeError::Listen { .. }) if cli.command.get_name() == "demo" => {
-            "keyguard demo --listen 127.0.0.1:0".to_owned()
+        CliError::Serve(ServeError::Listen {
+            addr: ListenAddr::Tcp(_),
+            ..
+        }) => {
+            let program = cli.program();
+            let command = cli.command.get_name();
+            format!("{program} {command} --listen 127.0.0.1:0    # or another free port")
         }
         #[cfg(feature = "serve")]
         CliError::Serve(ServeError::WebhookSecret(OpenError::ExposedSecret {
@@ -124,6 +129,9 @@ fn after_connect_error(error: &ConnectError, cli: &Cli) -> String {
         }
         ConnectError::NoFile(_) => match cli.command.get_name() {
             "create-org" | "create-key" => format!("{} init --org NAME", cli.program()),
+            _ if cli.db == Path::new(DEFAULT_DB) => {
+                "keyguard init    # or change to the directory of the data file".to_owned()
+            }
             _ => format!("{} init", cli.program()),
         },
         ConnectError::MovedAway(file) => format!(

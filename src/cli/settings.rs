@@ -15,7 +15,7 @@ use crate::guard::{Config, Storage, exposure_warning, followed, is_server, read_
 use crate::model::Secret;
 use crate::sys::shell::quoted;
 
-const DEFAULT_DB: &str = "keyguard.redb";
+pub(super) const DEFAULT_DB: &str = "keyguard.redb";
 
 /// The settings that all commands share.
 #[derive(Args)]
