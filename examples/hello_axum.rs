@@ -16,7 +16,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .into_make_service_with_connect_info::<SocketAddr>(); // tells the layer the client's address
 
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8000".into());
-    let listener = tokio::net::TcpListener::bind(address).await?;
+    let listener = tokio::net::TcpListener::bind(&address).await;
+    let listener = listener.map_err(|error| format!("{address}: {error}"))?;
     println!("listening on {}", listener.local_addr()?);
     Ok(axum::serve(listener, app).await?)
 }

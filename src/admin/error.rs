@@ -1,6 +1,7 @@
 //! Errors of administration.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -9,13 +10,13 @@ use crate::input::InvalidInput;
 use crate::model::{Key, KeyId, OrgId};
 use crate::net::IpKey;
 use crate::policy::InvalidPolicy;
-use crate::store::{StoreError, TOO_MUCH_USAGE, UNAVAILABLE};
+use crate::store::{StoreError, TOO_MUCH_USAGE, UNAVAILABLE, with_causes};
 use crate::sys::write_outcome;
 
 /// Why a change or a listing failed. A failed change changes nothing.
 ///
 /// [`AdminError::status`] groups the kinds.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {
     /// A field is invalid.
@@ -134,6 +135,13 @@ pub enum AdminError {
     /// The data file or the database cannot be read or written; `source()` says why.
     #[error("{UNAVAILABLE}")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// The message and its causes, which a panic and a `main` that returns the error print.
+impl fmt::Debug for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&with_causes(self))
+    }
 }
 
 impl AdminError {

@@ -1,14 +1,16 @@
 //! The error of opening a guard.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use super::with_causes;
 use crate::input::InvalidInput;
 use crate::policy::InvalidPolicy;
 use crate::sys::write_outcome;
 
 /// Why a guard could not be opened. An existing data file is not changed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// The path leads to a directory or a device.
@@ -277,4 +279,11 @@ pub enum OpenError {
         /// The error of the system.
         source: io::Error,
     },
+}
+
+/// The message and its causes, which a panic and a `main` that returns the error print.
+impl fmt::Debug for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&with_causes(self))
+    }
 }
