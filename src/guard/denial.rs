@@ -259,7 +259,7 @@ impl Denial {
         fields
     }
 
-    /// Returns the body of the response: a problem document (RFC 9457) in JSON.
+    /// Returns the body of the response: a problem document (RFC 9457) in JSON, and a line feed.
     ///
     /// Its members are `type`, `title`, `status`, `detail`, `code` and, if waiting helps, `retry_after` in
     /// seconds. The document is the same for all invalid keys.
@@ -273,7 +273,7 @@ impl Denial {
         // The texts are constants and names of header fields, which need no escaping.
         format!(
             r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}","code":"{code}"{retry_after}}}"#
-        )
+        ) + "\n"
     }
 }
 

@@ -85,7 +85,8 @@ impl Problem {
     pub(crate) fn into_response<B: From<String>>(self) -> Response<B> {
         let status = StatusCode::from_u16(self.document.status);
         let document = serde_json::to_string(&self.document).unwrap_or_default();
-        let mut response = Response::new(escaped_json(&document).into_owned().into());
+        let body = escaped_json(&document).into_owned() + "\n";
+        let mut response = Response::new(body.into());
         *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);

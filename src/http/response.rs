@@ -85,13 +85,15 @@ pub(crate) fn json_value(status: StatusCode, value: &serde_json::Value) -> Respo
     json_text(status, value.to_string())
 }
 
-/// Returns a JSON text, with invisible characters escaped.
+/// Returns a JSON text, with invisible characters escaped, and a line feed.
 pub(crate) fn json_text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let escaped = match escaped_json(&text) {
         Cow::Owned(escaped) => Some(escaped),
         Cow::Borrowed(_) => None,
     };
-    json(status, escaped.unwrap_or(text).into())
+    let mut text = escaped.unwrap_or(text);
+    text.push('\n');
+    json(status, text.into())
 }
 
 pub(crate) fn json(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {

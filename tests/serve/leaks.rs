@@ -433,7 +433,7 @@ fn the_endpoint_is_there_only_for_reporters_of_a_file() {
     drop(server);
 
     let server = serve_for(&reporter, dir.path(), &[]);
-    assert_eq!(reporter.send(&server, "[]").body, "[]");
+    assert_eq!(reporter.send(&server, "[]").body, "[]\n");
     assert_eq!(get(&server.address, "/v1/leaks", &[]).status, 405);
     let operation = documented(&server);
     assert_eq!(operation["security"], json!([]));
