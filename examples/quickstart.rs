@@ -71,13 +71,13 @@ fn welcome(kg: &KeyGuard, file: &str, address: &str) -> Result<(), Box<dyn Error
     println!("    curl -i http://{address}/api/data");
     println!("    curl -i -H 'X-API-Key: {key}' http://{address}/api/data");
     println!("    curl -i -X POST http://{address}/login    # four times\n");
-    println!("and in another terminal, while this runs:\n");
+    println!("and while this runs, in another terminal, with the program `keyguard`");
+    println!("(`cargo install --path . --features serve`):\n");
     let id = created.key.id;
-    let keyguard = format!("cargo run -q --features cli --bin keyguard -- --db {file}");
     for command in ["stats", "list-keys", "list-blocks"] {
-        println!("    {keyguard} {command}");
+        println!("    keyguard --db {file} {command}");
     }
-    println!("    {keyguard} revoke-key {id}\n");
+    println!("    keyguard --db {file} revoke-key {id}\n");
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! Console sessions of the documentation, run again.
 //!
 //! The `console` blocks of a page are one session in one directory. A line `$ COMMAND` is run by a shell in
-//! a terminal, and the lines up to the next command are its output. Keys and addresses differ from run to run:
-//! those of the page stand for those of the run.
+//! a terminal, and the lines up to the next command are its output. A `sh` block with a `text` block after it is
+//! a script and its output. Keys and addresses differ from run to run: those of the page stand for those of the
+//! run.
 
 use std::cmp::Reverse;
 use std::fs;
@@ -20,7 +21,22 @@ pub(crate) struct Page {
 
 enum Part {
     Text(String),
-    Step { command: String, output: String },
+    Step {
+        command: String,
+        /// Whether the page shows the command after a prompt, and not in a block of its own.
+        has_prompt: bool,
+        output: String,
+    },
+}
+
+impl Part {
+    fn step(command: impl Into<String>, has_prompt: bool) -> Self {
+        Self::Step {
+            command: command.into(),
+            has_prompt,
+            output: String::new(),
+        }
+    }
 }
 
 impl Page {
@@ -28,21 +44,30 @@ impl Page {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
         let text = fs::read_to_string(&path).unwrap();
         let mut parts = Vec::new();
-        let mut is_session = false;
+        // The block that a line is in, and the script in the block before it.
+        let (mut block, mut script) = ("", String::new());
         for line in text.lines() {
             let is_fence = line.starts_with("```");
             match (line.strip_prefix("$ "), parts.last_mut()) {
-                (Some(command), _) if is_session => parts.push(Part::Step {
-                    command: command.to_owned(),
-                    output: String::new(),
-                }),
-                (None, Some(Part::Step { output, .. })) if is_session && !is_fence => {
+                (Some(command), _) if block == "```console" => {
+                    parts.push(Part::step(command, true))
+                }
+                (None, Some(Part::Step { output, .. })) if !is_fence => {
                     *output += &format!("{line}\n");
                 }
                 _ => parts.push(Part::Text(format!("{line}\n"))),
             }
+            match line {
+                "```sh" => script.clear(),
+                "```text" if !script.is_empty() => {
+                    parts.push(Part::step(std::mem::take(&mut script), false));
+                }
+                _ if block == "```sh" && !is_fence => script += &format!("{line}\n"),
+                _ if !line.is_empty() && !is_fence => script.clear(),
+                _ => {}
+            }
             if is_fence {
-                is_session = line == "```console";
+                block = line;
             }
         }
         Self { path, parts }
@@ -60,7 +85,10 @@ impl Page {
     pub(crate) fn run(mut self, session: &mut Session) {
         let is_blessed = std::env::var_os("KEYGUARD_BLESS").is_some();
         for part in &mut self.parts {
-            let Part::Step { command, output } = part else {
+            let Part::Step {
+                command, output, ..
+            } = part
+            else {
                 continue;
             };
             let printed = session.run(command, output);
@@ -77,7 +105,12 @@ impl Page {
         if is_blessed {
             let parts = self.parts.into_iter().map(|part| match part {
                 Part::Text(line) => line,
-                Part::Step { command, output } => format!("$ {command}\n{output}"),
+                Part::Step {
+                    command,
+                    has_prompt: true,
+                    output,
+                } => format!("$ {command}\n{output}"),
+                Part::Step { output, .. } => output,
             });
             fs::write(self.path, parts.collect::<String>()).unwrap();
         }
@@ -147,7 +180,7 @@ impl Session {
 
     /// Runs a command in a terminal of 80 columns.
     fn terminal(&self, command: &str) -> String {
-        let command = format!("stty cols 80; {command}");
+        let command = format!("stty cols 80\n{command}");
         self.output(self.command("script", &["-qec", &command, "/dev/null"]))
     }
 
