@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let file = env::var("KEYGUARD_DB").unwrap_or("keyguard.redb".into());
     let kg = KeyGuard::open(file, Config::default())?;
     let address = env::args().nth(1).unwrap_or("127.0.0.1:8000".into());
-    let server = Server::http(address)?;
+    let server = Server::http(&address).map_err(|error| format!("{address}: {error}"))?;
     println!("listening on {}", server.server_addr());
 
     for request in server.incoming_requests() {
