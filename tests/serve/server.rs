@@ -106,6 +106,8 @@ fn check_endpoint_returns_verdicts() {
     let (status, verdict) = check(&server, &body(json!({"scopes": ["read"]})));
     assert_eq!((status, &verdict["allowed"]), (200, &json!(true)));
     assert_eq!(verdict["key_id"], 1);
+    assert_eq!(verdict["key_label"], "shop");
+    assert_eq!(verdict["org_id"], 1);
     assert_eq!(verdict["org_name"], "acme");
     assert_eq!(verdict["remaining"], 1);
     assert_eq!(verdict["scopes"], json!(["read"]));
@@ -227,7 +229,7 @@ fn fields_of_verdicts_are_in_alphabetical_order() {
     // A `Value` sorts its fields.
     let verdict: Value = serde_json::from_str(&response.body).unwrap();
     assert_eq!(response.body, verdict.to_string());
-    assert_eq!(verdict.as_object().unwrap().len(), 10);
+    assert_eq!(verdict.as_object().unwrap().len(), 12);
     assert_eq!(verdict["headers"].as_object().unwrap().len(), 4);
 }
 
