@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::program::{done, keyguard, refused};
+use crate::common::program::{done, keyguard, refused, run};
 use crate::common::server::{HttpResponse, Server, check, connect, get, request, unconfigured};
 use crate::common::wait_until;
 use crate::metrics::{ADMITTED, metric};
@@ -89,6 +89,21 @@ fn doctor_finds_a_secret_among_the_arguments_of_the_server() {
     }
     terminate(&mut server);
     assert_eq!(found(&[]), "{\"findings\":[]}\n");
+}
+
+#[test]
+fn lock_for_wrong_admin_keys_is_found_and_ended_on_the_command_line() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &[]);
+    let status = |key| get(&server.address, "/admin/stats", &[("X-Admin-Key", key)]).status;
+    assert!((0..10).all(|_| status("wrong") == 401));
+    assert_eq!((status("wrong"), status(ADMIN_KEY)), (429, 403));
+    let examined = run(dir.path(), &["doctor", "--ignore", "disk"]);
+    let found = String::from_utf8(examined.stdout).unwrap();
+    assert!(found.contains("then keyguard unblock ADDRESS"), "{found}");
+    done(dir.path(), &["unblock", "127.0.0.1"]);
+    assert_eq!(status(ADMIN_KEY), 200);
 }
 
 #[test]
