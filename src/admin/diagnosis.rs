@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Admin, AdminError, Page};
-use crate::guard::MISSING_LEGACY_SECRET;
-use crate::model::{Area, Condition, Key, KeyId};
-use crate::store::with_causes;
+use crate::guard::{MISSING_LEGACY_SECRET, UNUSED_LEGACY_SECRET};
+use crate::model::{Area, Condition, Key, KeyId, Reason};
+use crate::store::{LegacyKeys, with_causes};
 use crate::time::Timestamp;
 
 /// What a guard knows about its own condition.
@@ -87,11 +87,23 @@ impl Admin {
         }
     }
 
-    /// Whether keys of the Python package are refused. The guard has warned of it if they are many.
+    /// Whether keys of the Python package are refused: certainly, as the guard has warned if they are many, or
+    /// probably.
     fn legacy_condition(&self) -> Result<Vec<Condition>, AdminError> {
-        let condition = || Condition::new(Area::LegacySecret, MISSING_LEGACY_SECRET);
-        let is_missing = self.guard.lacks_legacy_secret()?;
-        Ok(is_missing.then(condition).into_iter().collect())
+        let problem = if self.guard.lacks_legacy_secret(LegacyKeys::All)? {
+            MISSING_LEGACY_SECRET
+        } else if self.guard.has_unused_legacy_secret()? && self.refused_malformed_keys()? {
+            UNUSED_LEGACY_SECRET
+        } else {
+            return Ok(Vec::new());
+        };
+        Ok(vec![Condition::new(Area::LegacySecret, problem)])
+    }
+
+    fn refused_malformed_keys(&self) -> Result<bool, AdminError> {
+        let refused = self.guard.store().totals(self.guard.now())?.refused;
+        let malformed = refused.get(Reason::MalformedKey as usize);
+        Ok(malformed.is_some_and(|count| *count > 0))
     }
 
     /// Whether the last change lies in the future.

@@ -1,6 +1,6 @@
 //! Errors of the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -180,9 +180,23 @@ impl CliError {
         let message = match self {
             // Its causes repeat what it says.
             Self::Connect(ConnectError::Open(OpenError::Config(invalid))) => invalid.to_string(),
-            _ => with_causes(self),
+            _ => match self.missing_policy() {
+                Some(file) => format!("there is no policy file at `{}`", file.display()),
+                None => with_causes(self),
+            },
         };
         flags::with_argument(message, &cli.command)
+    }
+
+    /// Returns the file of a policy that does not exist.
+    pub(super) fn missing_policy(&self) -> Option<&Path> {
+        match self {
+            Self::Policy(invalid)
+            | Self::Connect(ConnectError::Open(OpenError::Policy(invalid))) => {
+                invalid.missing_file()
+            }
+            _ => None,
+        }
     }
 
     /// Returns whether the message quotes lines of a policy.

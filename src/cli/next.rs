@@ -18,6 +18,12 @@ use crate::sys::shell::quoted;
 /// Returns the command to type after an error.
 pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
     let program = cli.program();
+    if let Some(file) = error.missing_policy() {
+        return format!(
+            "keyguard policy example > {}    # then adapt it",
+            path(file)
+        );
+    }
     match error {
         CliError::Connect(error) => after_connect_error(error, cli),
         CliError::Admin(failure) => after_failure(failure, cli),
@@ -229,10 +235,47 @@ fn move_away(file: &Path) -> String {
     format!("ls -l {}    # then move it away", path(file))
 }
 
+/// Returns the command that installs the program with another feature. An installation replaces the earlier one, so
+/// it has the features of this build, too.
 fn install_with(feature: &str) -> String {
-    format!("cargo install --path . --features cli,{feature}    # in the sources of keyguard")
+    let built = [
+        // `serve` includes it.
+        ("cli", cfg!(not(feature = "serve"))),
+        ("serve", cfg!(feature = "serve")),
+        ("otlp", cfg!(feature = "otlp")),
+        ("import", cfg!(feature = "import")),
+        ("parquet", cfg!(feature = "parquet")),
+        ("postgres", cfg!(feature = "postgres")),
+        ("redis", cfg!(feature = "redis")),
+    ];
+    let built = built.into_iter().filter(|(_, is_built)| *is_built);
+    let features: Vec<&str> = built.map(|(name, _)| name).chain([feature]).collect();
+    let features = features.join(",");
+    format!("cargo install --path . --features {features}    # in the sources of keyguard")
 }
 
 fn path(path: &Path) -> String {
     quoted(&path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: the command for `import` replaced a program with `serve` by one without.
+    #[test]
+    fn installing_a_feature_keeps_those_of_this_build() {
+        let command = install_with("another");
+        let (_, features) = command.split_once("--features ").unwrap();
+        let features: Vec<&str> = features.split(' ').next().unwrap().split(',').collect();
+        for (name, is_built) in [
+            ("serve", cfg!(feature = "serve")),
+            ("import", cfg!(feature = "import")),
+            ("postgres", cfg!(feature = "postgres")),
+        ] {
+            assert_eq!(features.contains(&name), is_built, "{command}");
+        }
+        let has_program = features.contains(&"cli") || features.contains(&"serve");
+        assert!(has_program && features.ends_with(&["another"]), "{command}");
+    }
 }

@@ -116,9 +116,7 @@ impl Cli {
             Some(secret) => Config::new(secret),
             None => Config::default(),
         };
-        if let Some(secret) =
-            self.secret_from(self.legacy_secret_file.as_deref(), "KEYGUARD_LEGACY_SECRET")?
-        {
+        if let Some(secret) = self.legacy_secret()? {
             config = config.legacy_secret(secret);
         }
         if let Some(url) = &self.redis {
@@ -135,6 +133,16 @@ impl Cli {
     /// Returns the file of the secret, if the arguments name one.
     pub(super) fn secret_file(&self) -> Option<&PathBuf> {
         self.secret_file.as_ref()
+    }
+
+    /// Returns the secret of the Python package, if it is given.
+    pub(super) fn legacy_secret(&self) -> Result<Option<Secret>, CliError> {
+        self.secret_from(self.legacy_secret_file(), "KEYGUARD_LEGACY_SECRET")
+    }
+
+    /// Returns the file of the Python package's secret, if the arguments name one.
+    pub(super) fn legacy_secret_file(&self) -> Option<&Path> {
+        self.legacy_secret_file.as_deref()
     }
 
     /// Returns the secret of the arguments, if they give one.

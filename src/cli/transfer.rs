@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde_json::json;
 
 use super::connection::{ConnectError, by_this_user, open_in_turn};
@@ -54,22 +55,34 @@ pub(super) fn transfer(
     Ok(copied)
 }
 
-/// Prints how much was copied, and the next command to type.
+/// What was copied, as JSON has it.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    copied: &'a TransferStats,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
+}
+
+/// Prints how much was copied, a note, and the next command to type.
 pub(super) fn report(
     cli: &Cli,
     title: &'static str,
     copied: &TransferStats,
+    note: Option<&'static str>,
     next: &str,
 ) -> Result<Exit, CliError> {
-    cli.print(copied, |style| {
-        Panel::new(title)
+    cli.print(&Report { copied, note }, |style| {
+        let panel = Panel::new(title)
             .line("organizations", count(copied.orgs, style))
             .line("keys", count(copied.keys, style))
             .line("balances", count(copied.balances, style))
             .line("locks", count(copied.locks, style))
-            .line("rows of totals", count(copied.totals, style))
-            .copied("next", next)
-            .render(style)
+            .line("rows of totals", count(copied.totals, style));
+        let panel = note
+            .into_iter()
+            .fold(panel, |panel, note| panel.line("note", note));
+        panel.copied("next", next).render(style)
     })?;
     Ok(Exit::Done)
 }

@@ -26,6 +26,11 @@ pub(crate) const MISSING_SECRET: &str = "keys were imported from the Python pack
     variable KEYGUARD_LEGACY_SECRET, in the file of --legacy-secret-file, or by `Config::legacy_secret` (feature \
     `legacy`)";
 
+/// A warning: malformed keys are refused, and may be keys of the Python package.
+pub(crate) const UNUSED_SECRET: &str = "keys were imported from the Python package, none of them was ever accepted, and \
+    malformed keys were refused: the secret of the package that is configured may be wrong; `keyguard check` with the \
+    text of an imported key shows whether it is";
+
 /// The number of credentials that are examined when a guard opens: all of a small file, and enough of a large
 /// one to find keys of the Python package if they are at least 5 % of all.
 pub(super) const SAMPLE: usize = 100;

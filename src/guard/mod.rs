@@ -52,7 +52,9 @@ pub(crate) use self::decision::{named_by_proxy, refuse_unreadable, stored_key};
 pub(crate) use self::fields::LimitFields;
 #[cfg(feature = "serve")]
 pub(crate) use self::fields::push_number;
-pub(crate) use self::legacy::MISSING_SECRET as MISSING_LEGACY_SECRET;
+pub(crate) use self::legacy::{
+    MISSING_SECRET as MISSING_LEGACY_SECRET, UNUSED_SECRET as UNUSED_LEGACY_SECRET,
+};
 #[cfg(any(feature = "metrics", feature = "serve"))]
 pub(crate) use self::measurements::Measurements;
 #[cfg(feature = "http")]
@@ -93,7 +95,7 @@ use crate::model::{
 use crate::net::ClientIp;
 use crate::policy::CompiledPolicy;
 use crate::store::copy::CopyProgress;
-use crate::store::{Store, StoreError};
+use crate::store::{LegacyKeys, Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
 /// The state behind every [`KeyGuard`](crate::KeyGuard): the store, the limiter, and what is cached of them.
@@ -258,14 +260,22 @@ impl Guard {
         conditions
     }
 
-    /// Whether a key of the Python package is refused because its secret is not configured. Reads all keys.
-    pub(crate) fn lacks_legacy_secret(&self) -> Result<bool, StoreError> {
-        Ok(self.legacy.is_none() && self.has_legacy_keys()?)
+    /// Whether one of these keys of the Python package is refused because its secret is not configured.
+    pub(crate) fn lacks_legacy_secret(&self, which: LegacyKeys) -> Result<bool, StoreError> {
+        Ok(self.legacy.is_none() && self.has_legacy_keys(which)?)
     }
 
-    /// Whether a key of the Python package is in force. Reads all keys.
-    pub(crate) fn has_legacy_keys(&self) -> Result<bool, StoreError> {
-        self.store.has_legacy_keys(None, self.now())
+    /// Whether the secret of the Python package is configured, and keys of the package are in force, but none
+    /// of them was ever used. Reads all keys.
+    pub(crate) fn has_unused_legacy_secret(&self) -> Result<bool, StoreError> {
+        Ok(self.legacy.is_some()
+            && self.has_legacy_keys(LegacyKeys::All)?
+            && !self.has_legacy_keys(LegacyKeys::Rehashed)?)
+    }
+
+    /// Whether one of these keys of the Python package is in force.
+    pub(crate) fn has_legacy_keys(&self, which: LegacyKeys) -> Result<bool, StoreError> {
+        self.store.has_legacy_keys(which, self.now())
     }
 
     /// Why others may know the secret.

@@ -24,7 +24,7 @@ use super::warnings::{WarningKind, Warnings};
 use crate::model::KeyHasher;
 use crate::policy::{self, CompiledPolicy, InvalidPolicy};
 use crate::store::copy::CopyProgress;
-use crate::store::{OpenError, StoreError};
+use crate::store::{LegacyKeys, OpenError, StoreError};
 
 impl Guard {
     pub(crate) fn open(file: &Path, config: Config) -> Result<Self, OpenError> {
@@ -45,7 +45,7 @@ impl Guard {
         // What cannot be read is reported when it is needed.
         let has_legacy_keys = || {
             store
-                .has_legacy_keys(Some(legacy::SAMPLE), clock.timestamp())
+                .has_legacy_keys(LegacyKeys::Sample(legacy::SAMPLE), clock.timestamp())
                 .unwrap_or(false)
         };
         if legacy.is_none() && has_legacy_keys() {

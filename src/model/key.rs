@@ -143,11 +143,6 @@ impl HashScheme {
             _ => None,
         }
     }
-
-    /// Whether the text was issued by the Python package, and so lacks the form of other keys.
-    pub(crate) fn is_legacy(self) -> bool {
-        matches!(self, Self::Sha256 | Self::RehashedSha256)
-    }
 }
 
 /// A text that authenticates a key. Rotation adds another one.

@@ -1,7 +1,7 @@
 //! Parsing of TOML policy files.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -25,6 +25,23 @@ use crate::time::duration;
 pub struct InvalidPolicy {
     file: Option<PathBuf>,
     problem: String,
+    is_missing: bool,
+}
+
+impl InvalidPolicy {
+    fn new(problem: String) -> Self {
+        Self {
+            file: None,
+            problem,
+            is_missing: false,
+        }
+    }
+
+    /// The file, if it does not exist.
+    #[cfg(feature = "cli")]
+    pub(crate) fn missing_file(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|_| self.is_missing)
+    }
 }
 
 fn prefix(file: &Option<PathBuf>) -> String {
@@ -34,10 +51,7 @@ fn prefix(file: &Option<PathBuf>) -> String {
 
 impl From<InvalidInput> for InvalidPolicy {
     fn from(error: InvalidInput) -> Self {
-        Self {
-            file: None,
-            problem: error.to_string(),
-        }
+        Self::new(error.to_string())
     }
 }
 
@@ -50,13 +64,11 @@ pub(crate) fn read(file: &Path) -> Result<Policy, InvalidPolicy> {
         file: Some(file.into()),
         ..error
     };
-    let failed = |problem| {
-        within(InvalidPolicy {
-            file: None,
-            problem,
-        })
+    let failed = |problem| within(InvalidPolicy::new(problem));
+    let unreadable = |error: io::Error| InvalidPolicy {
+        is_missing: error.kind() == io::ErrorKind::NotFound,
+        ..failed(format!("cannot be read: {error}"))
     };
-    let unreadable = |error| failed(format!("cannot be read: {error}"));
     let mut text = String::new();
     let file = open_regular(file).map_err(unreadable)?;
     let read = file.take(MAX_BYTES + 1).read_to_string(&mut text);
@@ -75,10 +87,7 @@ impl FromStr for Policy {
     type Err = InvalidPolicy;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = |problem| InvalidPolicy {
-            file: None,
-            problem,
-        };
+        let invalid = InvalidPolicy::new;
         // What is no TOML may be another file, such as that of the secret.
         let read = toml::Deserializer::parse(text);
         let read = read.map_err(|error| invalid(described(text, &error, Quote::Nothing)))?;
@@ -123,6 +132,13 @@ fn described(text: &str, error: &toml::de::Error, quote: Quote) -> String {
     let margin = " ".repeat(line.to_string().len());
     let indent = " ".repeat(before.chars().count());
     let marks = "^".repeat(found.chars().count().max(1));
+    let message = match message.strip_suffix("expected a sequence") {
+        Some(start) if found.starts_with(['"', '\'']) => {
+            format!("{start}expected a list: write `[{found}]`")
+        }
+        Some(start) => format!("{start}expected a list"),
+        None => message,
+    };
     format!(
         "{position}\n{margin} |\n{line} | {before}{found}\n{margin} | {indent}{marks}\n{message}"
     )
@@ -148,7 +164,7 @@ impl<'de> Visitor<'de> for Routes {
     type Value = Vec<Route>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("routes")
+        f.write_str("a list of routes: write `[[route]]`")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Route>, A::Error> {

@@ -17,7 +17,7 @@ use crate::http::problem::Problem;
 use crate::http::response::{HttpResult, json_text};
 use crate::input::InvalidInput;
 use crate::keyguard::KeyGuard;
-use crate::model::{KeyId, Reason, Scope};
+use crate::model::{KeyId, OrgId, Reason, Scope};
 use crate::net::ClientIp;
 
 /// A request to decide. Admission consumes its cost.
@@ -55,7 +55,11 @@ struct CheckResponse<'a> {
     headers: HeaderFields<'a>,
     /// The key; null without a key and for a refusal.
     key_id: Option<KeyId>,
-    /// The name of the organization that owns the key.
+    /// The label of the key.
+    key_label: Option<&'a str>,
+    /// The organization that owns the key.
+    org_id: Option<OrgId>,
+    /// Its name.
     org_name: Option<&'a str>,
     /// The body to respond with to a refused request.
     #[schema(value_type = Option<Object>)]
@@ -148,6 +152,8 @@ fn admitted(grant: &Grant) -> HttpResult {
             .chain(shadow)
             .collect(),
         key_id: grant.key().map(|key| key.id),
+        key_label: grant.key().map(|key| &*key.label),
+        org_id: grant.org().map(|org| org.id),
         org_name: grant.org().map(|org| &*org.name),
         problem: None,
         reason: None,
@@ -165,6 +171,8 @@ fn refused(denial: &Denial) -> HttpResult {
         allowed: false,
         headers: headers.collect(),
         key_id: None,
+        key_label: None,
+        org_id: None,
         org_name: None,
         problem: serde_json::from_str(&denial.problem()).ok(),
         reason: Some(denial.reason()),

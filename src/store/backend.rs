@@ -16,8 +16,8 @@ use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, KeyChange, NewCredential, NewKey, OrgChange, Rehash, Rotation, Search,
-    StoreError, Totals, UsageBatch, Verification, WebhookChange,
+    AuditContext, KeyChange, LegacyKeys, NewCredential, NewKey, OrgChange, Rehash, Rotation,
+    Search, StoreError, Totals, UsageBatch, Verification, WebhookChange,
 };
 
 /// The counters of a subject.
@@ -127,9 +127,8 @@ pub(crate) trait Store: UsageStore {
     /// Returns the rotated keys among these, in any order, with the latest time at which a replaced
     /// credential expires.
     fn old_texts_until(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, Timestamp)>, StoreError>;
-    /// Whether a text that the Python package issued, of a key in force, is among the first `most` credentials in
-    /// the order of their hashes, which is random; or among all.
-    fn has_legacy_keys(&self, most: Option<usize>, now: Timestamp) -> Result<bool, StoreError>;
+    /// Whether there is any of these texts. Reads all credentials, or those of the sample or of the key.
+    fn has_legacy_keys(&self, which: LegacyKeys, now: Timestamp) -> Result<bool, StoreError>;
     /// Returns at most `limit` keys whose shown prefix starts with `text`, by prefix and id.
     fn keys_with_prefix(&self, text: &str, limit: usize) -> Result<Vec<Key>, StoreError>;
     fn update_key(

@@ -132,6 +132,37 @@ pub(crate) struct Rehash {
     pub(crate) new: HashedKey,
 }
 
+/// Texts that the Python package issued, of keys in force.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LegacyKeys {
+    All,
+    /// Those among the first so many credentials in the order of their hashes, which is random.
+    Sample(usize),
+    /// Those of one key.
+    Of(KeyId),
+    /// Those that were used here, so that they are stored under our hash.
+    Rehashed,
+}
+
+impl LegacyKeys {
+    /// The number of credentials to examine; `None` for all.
+    pub(super) fn most(self) -> Option<usize> {
+        match self {
+            Self::Sample(most) => Some(most),
+            Self::All | Self::Of(_) | Self::Rehashed => None,
+        }
+    }
+
+    pub(super) fn schemes(self) -> &'static [HashScheme] {
+        match self {
+            Self::Rehashed => &[HashScheme::RehashedSha256],
+            Self::All | Self::Sample(_) | Self::Of(_) => {
+                &[HashScheme::Sha256, HashScheme::RehashedSha256]
+            }
+        }
+    }
+}
+
 /// Fields of a key to change; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyChange {

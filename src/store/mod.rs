@@ -33,7 +33,7 @@ pub(crate) use self::backend::{
 #[cfg(all(feature = "cli", any(feature = "import", feature = "postgres")))]
 pub(crate) use self::changes::FIRST_SECRET;
 pub(crate) use self::changes::{
-    KeyChange, NewCredential, NewKey, NewOverride, OrgChange, Rehash, Rotation,
+    KeyChange, LegacyKeys, NewCredential, NewKey, NewOverride, OrgChange, Rehash, Rotation,
 };
 pub use self::copy::FileCopy;
 pub(crate) use self::error::{StoreError, TOO_MUCH_USAGE, UNAVAILABLE, with_causes};

@@ -130,9 +130,31 @@ fn invalid_policy_and_rules_without_effect_are_reported() {
             "{error}"
         );
         assert!(error.contains("next:  keyguard policy example"), "{error}");
-        assert!(
-            refused(dir.path(), &["policy", action, "none"]).contains("`none`: cannot be read")
+        let error = refused(dir.path(), &["policy", action, "none"]);
+        assert_eq!(
+            error,
+            "error: there is no policy file at `none`\n\
+             next:  keyguard policy example > none    # then adapt it\n"
         );
+    }
+    for (policy, form) in [
+        (
+            "[route]\nname = \"a\"",
+            "expected a list of routes: write `[[route]]`",
+        ),
+        (
+            "deny = \"10.0.0.1\"",
+            "expected a list: write `[\"10.0.0.1\"]`",
+        ),
+        (
+            "[[route]]\nname = \"a\"\npath = \"/a\"\nscopes = 'read'",
+            "expected a list: write `['read']`",
+        ),
+        ("protect = 1", "expected a list"),
+    ] {
+        fs::write(dir.path().join("p.toml"), policy).unwrap();
+        let error = refused(dir.path(), &["policy", "check", "p.toml"]);
+        assert!(error.contains(&format!(", {form}\n")), "{error}");
     }
     fs::write(dir.path().join("p.toml"), "protect = [\"/a/b\", \"/a\"]").unwrap();
     let output = run(dir.path(), &["policy", "check", "p.toml"]);

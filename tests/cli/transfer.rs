@@ -343,6 +343,94 @@ fn legacy_secret_is_read_from_file_or_variable() {
 }
 
 #[test]
+fn report_of_an_import_asks_for_a_missing_legacy_secret() {
+    let dir = python_package(SCHEMA);
+    let import = |arguments: &[&str], secret: Option<&str>| {
+        let mut command = program(dir.path(), &[&IMPORT[..], arguments].concat());
+        command.envs(secret.map(|secret| ("KEYGUARD_LEGACY_SECRET", secret)));
+        output_of(&mut command)
+    };
+    let note =
+        "note: the imported keys are refused until the secret of the Python package is given";
+    let missing = import(&[], None);
+    assert!(missing.contains(note), "{missing}");
+    assert!(
+        missing.ends_with("next: KEYGUARD_LEGACY_SECRET=… keyguard serve\n"),
+        "{missing}"
+    );
+    assert!(import(&["--json"], None).contains(r#""note":"the imported keys"#));
+
+    let given = import(&[], Some(LEGACY));
+    assert!(!given.contains("note: "), "{given}");
+    assert!(given.ends_with("next: keyguard serve\n"), "{given}");
+    assert!(!import(&["--json"], Some(LEGACY)).contains("note"));
+    crate::common::write_private(&dir.path().join("legacy.secret"), LEGACY);
+    let given = import(&["--legacy-secret-file", "legacy.secret"], None);
+    assert!(
+        given.ends_with("next: keyguard --legacy-secret-file legacy.secret serve\n"),
+        "{given}"
+    );
+
+    let empty = python_package(&format!(
+        "{SCHEMA} DELETE FROM usage_logs; DELETE FROM api_keys;"
+    ));
+    let said = done(empty.path(), &IMPORT);
+    assert!(
+        !said.contains("note: ") && said.ends_with("next: keyguard serve\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn check_by_id_says_that_the_legacy_secret_is_missing() {
+    let dir = imported();
+    let note = "note: requests with the text that the Python package issued for this key are refused with 401";
+    let missing = done(dir.path(), &["check", "12"]);
+    assert!(
+        missing.contains("admitted") && missing.contains(note),
+        "{missing}"
+    );
+    let mut given = program(dir.path(), &["check", "12"]);
+    let given = output_of(given.env("KEYGUARD_LEGACY_SECRET", LEGACY));
+    assert!(!given.contains("note: "), "{given}");
+    // Another key is not concerned.
+    done(
+        dir.path(),
+        &["create-key", "--org", "acme", "--label", "new"],
+    );
+    let new = done(dir.path(), &["check", "16"]);
+    assert!(new.contains("admitted") && !new.contains("note: "), "{new}");
+}
+
+#[test]
+fn doctor_suspects_a_legacy_secret_that_never_matched() {
+    let dir = imported();
+    let suspected = |secret: &str| {
+        let mut doctor = program(dir.path(), &["doctor", "--json"]);
+        let output = doctor
+            .env("KEYGUARD_LEGACY_SECRET", secret)
+            .output()
+            .unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = found["findings"].as_array().unwrap().clone();
+        let areas = found
+            .iter()
+            .filter(|found| found["area"] == "legacy_secret");
+        areas.count()
+    };
+    assert_eq!(suspected("another secret"), 0, "no key was refused");
+    let kg = open(&dir, with_legacy("another secret"));
+    assert_eq!(refusal(check_with(&kg, WEB)), Reason::MalformedKey);
+    kg.close().unwrap();
+    assert_eq!(suspected("another secret"), 1);
+
+    let kg = open(&dir, with_legacy(LEGACY));
+    let _ = check_with(&kg, APP).unwrap();
+    kg.close().unwrap();
+    assert_eq!(suspected(LEGACY), 0, "it has matched");
+}
+
+#[test]
 fn repeated_import_adds_only_new_records() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::program::{done, keyguard, refused};
+use crate::common::program::{done, keyguard, refused, run};
 use crate::common::server::{HttpResponse, Server, check, connect, get, request, unconfigured};
 use crate::common::wait_until;
 use crate::metrics::{ADMITTED, metric};
@@ -92,6 +92,21 @@ fn doctor_finds_a_secret_among_the_arguments_of_the_server() {
 }
 
 #[test]
+fn lock_for_wrong_admin_keys_is_found_and_ended_on_the_command_line() {
+    let dir = TempDir::new().unwrap();
+    data_file(dir.path(), 60);
+    let server = serve(dir.path(), &[]);
+    let status = |key| get(&server.address, "/admin/stats", &[("X-Admin-Key", key)]).status;
+    assert!((0..10).all(|_| status("wrong") == 401));
+    assert_eq!((status("wrong"), status(ADMIN_KEY)), (429, 403));
+    let examined = run(dir.path(), &["doctor", "--ignore", "disk"]);
+    let found = String::from_utf8(examined.stdout).unwrap();
+    assert!(found.contains("then keyguard unblock ADDRESS"), "{found}");
+    done(dir.path(), &["unblock", "127.0.0.1"]);
+    assert_eq!(status(ADMIN_KEY), 200);
+}
+
+#[test]
 fn check_endpoint_returns_verdicts() {
     let dir = TempDir::new().unwrap();
     let key = data_file(dir.path(), 2);
@@ -106,6 +121,8 @@ fn check_endpoint_returns_verdicts() {
     let (status, verdict) = check(&server, &body(json!({"scopes": ["read"]})));
     assert_eq!((status, &verdict["allowed"]), (200, &json!(true)));
     assert_eq!(verdict["key_id"], 1);
+    assert_eq!(verdict["key_label"], "shop");
+    assert_eq!(verdict["org_id"], 1);
     assert_eq!(verdict["org_name"], "acme");
     assert_eq!(verdict["remaining"], 1);
     assert_eq!(verdict["scopes"], json!(["read"]));
@@ -227,7 +244,7 @@ fn fields_of_verdicts_are_in_alphabetical_order() {
     // A `Value` sorts its fields.
     let verdict: Value = serde_json::from_str(&response.body).unwrap();
     assert_eq!(response.body.trim_end(), verdict.to_string());
-    assert_eq!(verdict.as_object().unwrap().len(), 10);
+    assert_eq!(verdict.as_object().unwrap().len(), 12);
     assert_eq!(verdict["headers"].as_object().unwrap().len(), 4);
 }
 

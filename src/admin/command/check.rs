@@ -10,6 +10,7 @@ use crate::guard::{self, KeySource, LimitStatus, Request, Verdict};
 use crate::input::InvalidInput;
 use crate::model::Reason;
 use crate::net::ClientIp;
+use crate::store::LegacyKeys;
 use crate::sys::block_on;
 
 /// A request to decide about without consuming anything.
@@ -67,12 +68,26 @@ impl Command for Check {
             None => KeySource::Presented,
         };
         let mut reply: DryRunReply = block_on(guard::preview(guard, &request, source)).into();
-        if reply.reason == Some(Reason::MalformedKey) && guard.has_legacy_keys()? {
+        let is_refused_as_text = match source {
+            KeySource::Key(id) => {
+                reply.key_checked && guard.lacks_legacy_secret(LegacyKeys::Of(id))?
+            }
+            KeySource::Presented => false,
+        };
+        if is_refused_as_text {
+            reply.note = Some(MISSING_LEGACY_SECRET.to_owned());
+        } else if reply.reason == Some(Reason::MalformedKey)
+            && guard.has_legacy_keys(LegacyKeys::All)?
+        {
             reply.note = Some(WRONG_LEGACY_SECRET.to_owned());
         }
         Ok(reply)
     }
 }
+
+/// The note on a key that is named by its id and refused by its text.
+const MISSING_LEGACY_SECRET: &str = "requests with the text that the Python package issued for this key are refused \
+    with 401: the secret of the package (KEYGUARD_LEGACY_SECRET) is missing";
 
 /// The note on a malformed key if keys of the Python package, which have no checksum, are stored.
 const WRONG_LEGACY_SECRET: &str = "if this is a key of the Python package, the secret of the package \

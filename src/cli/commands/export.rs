@@ -58,6 +58,7 @@ pub(crate) fn run(cli: &Cli, Opts { to }: Opts) -> Result<Exit, CliError> {
         cli,
         "Exported",
         &copied,
+        None,
         &format!("{} stats", program_at(&to)),
     )
 }

@@ -11,7 +11,7 @@ use crate::limit::{Balance, Period};
 use crate::lockout::{AuthFailure, Lock, LockChange};
 use crate::model::{Credential, HashScheme, Key, KeyId, KeyStatus, OrgId, OrgStatus, Reason};
 use crate::store::transfer::{PageCursor, TransferKey, TransferPage, transfer_all};
-use crate::store::{Rehash, Store, StoreError, UsageBatch};
+use crate::store::{LegacyKeys, Rehash, Store, StoreError, UsageBatch};
 
 /// More keys than fit in a page.
 const KEYS: u64 = 5_000;
@@ -286,19 +286,27 @@ pub(in crate::store) fn rehashed_credentials_resolve_only_by_the_new_hash(
         old: hash(902),
         new: hash(903),
     };
-    let has_legacy = |most| store.has_legacy_keys(most, after(0)).unwrap();
-    assert_eq!(
-        [Some(0), Some(1), None].map(has_legacy),
-        [false, true, true]
-    );
+    let all = [
+        LegacyKeys::All,
+        LegacyKeys::Sample(0),
+        LegacyKeys::Sample(1),
+        LegacyKeys::Of(KeyId(1)),
+        LegacyKeys::Of(KeyId(2)),
+        LegacyKeys::Rehashed,
+    ];
+    let found =
+        |store: &dyn Store, now| all.map(|which| store.has_legacy_keys(which, now).unwrap());
+    let unused = [true, false, true, true, false, false];
+    assert_eq!(found(&*store, after(0)), unused);
     store
         .rehash(&[job, unknown, job], &audit_context())
         .unwrap();
 
     drop(store);
     let store = database.open();
-    let has_legacy_keys = |now| store.has_legacy_keys(None, now).unwrap();
-    assert!(has_legacy_keys(after(0)) && !has_legacy_keys(after(60)));
+    let used = [true, false, true, true, false, true];
+    assert_eq!(found(&*store, after(0)), used);
+    assert_eq!(found(&*store, after(60)), [false; 6], "it has expired");
     assert!(resolve(&*store, 900).unwrap().is_none());
     let resolved = resolve(&*store, 901).unwrap().unwrap();
     assert_eq!(resolved.key.id, KeyId(1));

@@ -7,7 +7,7 @@ use super::counters::{self, balances_columns, balances_join};
 use super::rows::{self, KEY_WIDTH, ORG_WIDTH, hex, key_columns, org_columns};
 use crate::model::{Credential, HashScheme, HashedKey, KeyId};
 use crate::store::codec::read_scheme;
-use crate::store::{Rehash, Resolved, StoreError};
+use crate::store::{LegacyKeys, Rehash, Resolved, StoreError};
 use crate::time::Timestamp;
 
 /// The columns of a key, its organization and their balances.
@@ -107,18 +107,27 @@ pub(super) async fn old_texts_until(
 /// See [`Store::has_legacy_keys`](crate::store::Store::has_legacy_keys).
 pub(super) async fn has_legacy(
     conn: &Conn,
-    most: Option<usize>,
+    which: LegacyKeys,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    // Without a limit, `most` is null.
+    // Without a limit, `$1` is null, and without a key, `$2`.
     let sql = "SELECT EXISTS (SELECT FROM \
-               (SELECT scheme, key_id, expires_at FROM keyguard_credentials ORDER BY hash LIMIT $1) AS c \
+               (SELECT scheme, key_id, expires_at FROM keyguard_credentials \
+               WHERE $2::int8 IS NULL OR key_id = $2 ORDER BY hash LIMIT $1) AS c \
                JOIN api_keys k ON k.id = c.key_id \
-               WHERE c.scheme IN ($2, $3) AND k.active AND NOT k.suspended \
+               WHERE c.scheme = ANY($3) AND k.active AND NOT k.suspended \
                AND (k.expires_at > $4) IS NOT FALSE AND (c.expires_at > $4) IS NOT FALSE)";
+    let most = which.most();
     let most = most.map(|most| i64::try_from(most).unwrap_or(i64::MAX));
-    let [one, other] = [HashScheme::Sha256, HashScheme::RehashedSha256].map(|scheme| scheme as i16);
-    let found = conn.one(sql, &[&most, &one, &other, &now.to_utc()]).await?;
+    let key = match which {
+        LegacyKeys::Of(id) => Some(id.0 as i64),
+        _ => None,
+    };
+    let schemes = which.schemes().iter().map(|scheme| *scheme as i16);
+    let schemes: Vec<i16> = schemes.collect();
+    let found = conn
+        .one(sql, &[&most, &key, &schemes, &now.to_utc()])
+        .await?;
     Ok(found.try_get(0)?)
 }
 

@@ -66,8 +66,9 @@ use super::batch_id::BatchIds;
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, ChangeEvent, KeyChange, NewCredential, NewKey, OpenError, OrgChange, Rehash,
-    Resolved, Rotation, SavedSet, Search, Store, StoreError, Totals, UsageBatch, UsageStore,
+    AuditContext, ChangeEvent, KeyChange, LegacyKeys, NewCredential, NewKey, OpenError, OrgChange,
+    Rehash, Resolved, Rotation, SavedSet, Search, Store, StoreError, Totals, UsageBatch,
+    UsageStore,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -309,8 +310,8 @@ impl Store for PostgresStore {
         self.read(async move |conn| credentials::old_texts_until(conn, &ids).await)
     }
 
-    fn has_legacy_keys(&self, most: Option<usize>, now: Timestamp) -> Result<bool, StoreError> {
-        self.read(async move |conn| credentials::has_legacy(conn, most, now).await)
+    fn has_legacy_keys(&self, which: LegacyKeys, now: Timestamp) -> Result<bool, StoreError> {
+        self.read(async move |conn| credentials::has_legacy(conn, which, now).await)
     }
 
     fn search_keys(&self, search: &Search, org: Option<OrgId>) -> Result<Vec<Key>, StoreError> {

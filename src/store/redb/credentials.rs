@@ -8,7 +8,7 @@ use super::rows::{find_key, find_org, missing};
 use super::tables::{CREDENTIALS, KEY_CREDENTIALS, KEYS, ORGS};
 use crate::model::{Credential, HashScheme, HashedKey, KeyId};
 use crate::store::codec::{decode_credential, encode_credential};
-use crate::store::{Rehash, Resolved, StoreError};
+use crate::store::{LegacyKeys, Rehash, Resolved, StoreError};
 use crate::time::Timestamp;
 
 pub(super) fn resolve(
@@ -74,20 +74,30 @@ pub(super) fn old_texts_until(
 /// See [`Store::has_legacy_keys`](crate::store::Store::has_legacy_keys).
 pub(super) fn has_legacy(
     txn: &ReadTransaction,
-    most: Option<usize>,
+    which: LegacyKeys,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let keys = txn.open_table(KEYS)?;
-    let credentials = txn.open_table(CREDENTIALS)?;
-    for row in credentials.iter()?.take(most.unwrap_or(usize::MAX)) {
-        let (hash, row) = row?;
-        let credential = decode_credential(HashedKey(*hash.value()), row.value())?;
+    let is_found = |credential: &Credential| -> Result<bool, StoreError> {
         let has_ended = credential.expires_at.is_some_and(|end| end <= now);
-        if !credential.scheme.is_legacy() || has_ended {
-            continue;
+        if has_ended || !which.schemes().contains(&credential.scheme) {
+            return Ok(false);
         }
         let key = find_key(&keys, credential.key_id)?;
-        if key.is_some_and(|key| key.is_enabled() && !key.is_expired(now)) {
+        Ok(key.is_some_and(|key| key.is_enabled() && !key.is_expired(now)))
+    };
+    if let LegacyKeys::Of(id) = which {
+        for credential in of_key(txn, id)? {
+            if is_found(&credential)? {
+                return Ok(true);
+            }
+        }
+        return Ok(false);
+    }
+    let credentials = txn.open_table(CREDENTIALS)?;
+    for row in credentials.iter()?.take(which.most().unwrap_or(usize::MAX)) {
+        let (hash, row) = row?;
+        if is_found(&decode_credential(HashedKey(*hash.value()), row.value())?)? {
             return Ok(true);
         }
     }

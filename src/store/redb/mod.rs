@@ -58,9 +58,9 @@ use super::copy::{CopyError, CopyProgress, FileCopy};
 use super::transfer::{PageCursor, TransferPage};
 use super::usage_counts::{UsageCounts, UsagePage};
 use super::{
-    AuditContext, ChangeEvent, Damage, FileSpace, KeyChange, NewCredential, NewKey, OrgChange,
-    OutboxCounts, Rehash, Resolved, Rotation, SavedSet, Search, Store, StoreError, Totals,
-    UsageBatch, UsageStore, Verification, WebhookChange, webhooks,
+    AuditContext, ChangeEvent, Damage, FileSpace, KeyChange, LegacyKeys, NewCredential, NewKey,
+    OrgChange, OutboxCounts, Rehash, Resolved, Rotation, SavedSet, Search, Store, StoreError,
+    Totals, UsageBatch, UsageStore, Verification, WebhookChange, webhooks,
 };
 use crate::counter::{CounterId, SavedCounter, SavedIpWindow, SubjectId};
 use crate::lockout::{Lock, LockChange};
@@ -273,8 +273,8 @@ impl Store for RedbStore {
         self.read(|txn| credentials::old_texts_until(txn, ids))
     }
 
-    fn has_legacy_keys(&self, most: Option<usize>, now: Timestamp) -> Result<bool, StoreError> {
-        self.read(|txn| credentials::has_legacy(txn, most, now))
+    fn has_legacy_keys(&self, which: LegacyKeys, now: Timestamp) -> Result<bool, StoreError> {
+        self.read(|txn| credentials::has_legacy(txn, which, now))
     }
 
     fn search_keys(&self, search: &Search, org: Option<OrgId>) -> Result<Vec<Key>, StoreError> {

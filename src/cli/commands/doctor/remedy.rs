@@ -15,7 +15,9 @@ pub(super) fn of(cli: &Cli, condition: &Condition, policy_file: Option<&Path>) -
         Area::LegacySecret => {
             format!("KEYGUARD_LEGACY_SECRET=… {program} serve    # or the program that embeds it")
         }
-        Area::AdminKey => format!("{program} list-blocks"),
+        Area::AdminKey => {
+            format!("{program} list-blocks    # then {program} unblock ADDRESS, if it is yours")
+        }
         Area::Secret => format!(
             "{program} admin-key    # or begin with a random secret: keyguard --db NEW.redb init"
         ),

@@ -24,6 +24,7 @@ use crate::cli::transfer::{open, report, transfer};
 use crate::cli::{error::CliError, exit::Exit, settings::Cli};
 use crate::model::Secret;
 use crate::store::transfer::{TransferPage, import_pages};
+use crate::sys::shell::quoted;
 
 const EXAMPLES: &str = "Examples:
   KEYGUARD_LEGACY_SECRET=my-secret keyguard import --from sqlite:keyguard.db
@@ -90,8 +91,20 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     let copied = transfer(target, total, |target, progress| {
         import_pages(&pages, target.inner.store(), progress)
     })?;
-    let next = format!("KEYGUARD_LEGACY_SECRET=… {} serve", cli.program());
-    report(cli, "Imported", &copied, &next)
+    let lacks_secret = copied.keys > 0 && cli.legacy_secret()?.is_none();
+    let next = match (cli.legacy_secret_file(), lacks_secret) {
+        (Some(file), _) => {
+            let file = quoted(&file.display().to_string());
+            format!("{} --legacy-secret-file {file} serve", cli.program())
+        }
+        (None, true) => format!("KEYGUARD_LEGACY_SECRET=… {} serve", cli.program()),
+        (None, false) => format!("{} serve", cli.program()),
+    };
+    let note = lacks_secret.then_some(
+        "the imported keys are refused until the secret of the Python package is given, in the variable \
+         KEYGUARD_LEGACY_SECRET or by --legacy-secret-file",
+    );
+    report(cli, "Imported", &copied, note, &next)
 }
 
 fn read(source: &Source) -> Result<Vec<TransferPage>, ImportError> {
