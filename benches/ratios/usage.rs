@@ -17,7 +17,7 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 /// The start of a day.
 pub(crate) const START: Timestamp = Timestamp::from_unix_millis(1_767_225_600_000);
 
-/// Who uses most this hour? It begins within an hour of the clock, so that single requests are read.
+/// Who uses most this hour? It begins within an hour of the clock, so that individual requests are read.
 pub(crate) fn top_keys(run: &Run) -> Measured {
     ask_top_keys(run, &filled(run)?)
 }

@@ -173,10 +173,10 @@ impl Admin {
     /// organization (by hour for 90 days, by day for longer), and by minute, hour, day or reason without key,
     /// organization, status, path and address (for 48 hours). Only the latter include
     /// [refusals without a known key](UsageReport::includes_keyless), and count whole minutes. Everything
-    /// else is counted from single requests, which are kept for
+    /// else is counted from individual requests, which are kept for
     /// [`Config::usage_retention`](crate::Config::usage_retention) and not at all with
     /// [`Config::usage_sink_only`](crate::Config::usage_sink_only). Where a range begins or ends within a
-    /// period whose single requests are no longer kept, the whole period is counted, as
+    /// period whose individual requests are no longer kept, the whole period is counted, as
     /// [`UsageReport::since`] and [`UsageReport::until`] say.
     ///
     /// Questions are answered one at a time, in bounded memory and within 10 seconds, while decisions go
@@ -224,7 +224,7 @@ impl Admin {
         })
     }
 
-    /// Returns a page of the single requests that a query asks for. The first page is that from 0.
+    /// Returns a page of the individual requests that a query asks for. The first page is that from 0.
     pub(crate) fn usage_page(
         &self,
         query: &UsageQuery,

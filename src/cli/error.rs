@@ -121,9 +121,6 @@ pub(super) enum CliError {
     Import(#[from] ImportError),
     #[error("invalid policy: {0}")]
     Policy(#[from] InvalidPolicy),
-    #[cfg(not(feature = "serve"))]
-    #[error("this build has no command `{0}`: it lacks the cargo feature `serve`")]
-    AbsentCommand(&'static str),
     #[cfg(feature = "serve")]
     #[error(transparent)]
     Serve(#[from] crate::serve::ServeError),

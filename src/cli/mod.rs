@@ -21,11 +21,13 @@ mod transfer;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::commands::*;
 use self::error::CliError;
 use self::exit::Exit;
+use self::next::install_with;
 use self::output::eprint_line;
 use self::settings::Cli;
 use crate::model::key_words::message_without_keys;
@@ -90,7 +92,7 @@ enum Subcommands {
     Usage(usage::Opts),
     /// Follow the requests of the process that holds the data file
     Tail(tail::Opts),
-    /// Look for weak points, mistakes and faults, and name the command that mends each
+    /// Look for weak points, mistakes and faults, and name the next command for each
     Doctor(doctor::Opts),
     /// Show whether a request would be admitted, without counting it
     Check(check::Opts),
@@ -142,12 +144,6 @@ enum Subcommands {
     /// Try KeyGuard: run a small protected server with a key and show its requests. Leaves nothing behind
     #[cfg(feature = "serve")]
     Demo(demo::Opts),
-    #[cfg(not(feature = "serve"))]
-    #[command(hide = true)]
-    Serve(absent::Opts),
-    #[cfg(not(feature = "serve"))]
-    #[command(hide = true)]
-    Demo(absent::Opts),
     /// Print the admin key, which is derived from the secret
     #[command(after_help = admin_key::EXAMPLES)]
     AdminKey,
@@ -189,8 +185,18 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
+/// The commands that only builds with the feature `serve` have.
+const OF_SERVE: [&str; 2] = ["serve", "demo"];
+
 /// Prints an error of invalid arguments. It quotes them, and a key may be among them.
 fn report_usage(error: &clap::Error) -> Exit {
+    if let Some(command) = unknown_command(error).filter(|name| OF_SERVE.contains(name)) {
+        eprint_line(&format!(
+            "error: this build has no command `{command}`: it lacks the cargo feature `serve`\nnext:  {}",
+            install_with("serve")
+        ));
+        return Exit::Usage;
+    }
     let message = error.render().to_string();
     match message_without_keys(&message) == message {
         // With colors.
@@ -198,6 +204,14 @@ fn report_usage(error: &clap::Error) -> Exit {
         false => eprint_line(message.trim_end()),
     }
     Exit::Usage
+}
+
+/// The command, if the error is that there is no such command.
+fn unknown_command(error: &clap::Error) -> Option<&str> {
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(name)) => Some(name),
+        _ => None,
+    }
 }
 
 fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
@@ -246,10 +260,6 @@ fn run(cli: &Cli, command: Subcommands) -> Result<Exit, CliError> {
         Subcommands::Serve(opts) => serve::run(cli, *opts),
         #[cfg(feature = "serve")]
         Subcommands::Demo(opts) => demo::run(cli, &opts),
-        #[cfg(not(feature = "serve"))]
-        Subcommands::Serve(opts) => absent::run("serve", opts),
-        #[cfg(not(feature = "serve"))]
-        Subcommands::Demo(opts) => absent::run("demo", opts),
         Subcommands::AdminKey => admin_key::run(cli),
         Subcommands::Completions(opts) => completions::run(&opts, Opts::command()),
         Subcommands::InstallDocs(opts) => install_docs::run(cli, &opts, Opts::command()),
@@ -273,6 +283,26 @@ mod tests {
     #[test]
     fn clap_accepts_the_definition_of_the_arguments() {
         Opts::command().debug_assert();
+    }
+
+    #[test]
+    fn absent_commands_are_told_from_others() {
+        let unknown = |arguments: &[&str]| {
+            let error = Opts::command().try_get_matches_from(arguments).unwrap_err();
+            unknown_command(&error).map(str::to_owned)
+        };
+        assert_eq!(
+            unknown(&["keyguard", "absent", "--help"]).as_deref(),
+            Some("absent")
+        );
+        assert_eq!(unknown(&["keyguard", "stats", "--absent"]), None);
+        for name in OF_SERVE {
+            let command = Opts::command();
+            assert_eq!(
+                command.find_subcommand(name).is_some(),
+                cfg!(feature = "serve")
+            );
+        }
     }
 
     #[test]

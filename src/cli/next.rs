@@ -19,10 +19,13 @@ use crate::sys::shell::quoted;
 pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
     let program = cli.program();
     if let Some(file) = error.missing_policy() {
-        return format!(
-            "keyguard policy example > {}    # then adapt it",
-            path(file)
-        );
+        return match directory(file).exists() {
+            true => format!(
+                "keyguard policy example > {}    # then adapt it",
+                path(file)
+            ),
+            false => format!("ls -ld {}", path(directory(file))),
+        };
     }
     match error {
         CliError::Connect(error) => after_connect_error(error, cli),
@@ -45,8 +48,6 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
             format!("{program} export-usage --to {} --format csv", path(file))
         }
         CliError::NoParquet => install_with("parquet"),
-        #[cfg(not(feature = "serve"))]
-        CliError::AbsentCommand(_) => install_with("serve"),
         CliError::UsageFile { file, .. } | CliError::Log { file, .. } => {
             match file.parent().filter(|dir| !dir.exists()) {
                 Some(dir) if !dir.as_os_str().is_empty() => format!("mkdir -p {}", path(dir)),
@@ -70,11 +71,10 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
         #[cfg(feature = "serve")]
         CliError::Serve(ServeError::Listen {
             addr: ListenAddr::Tcp(_),
-            ..
-        }) => {
-            let program = cli.program();
+            source,
+        }) if source.kind() == std::io::ErrorKind::AddrInUse => {
             let command = cli.command.get_name();
-            format!("{program} {command} --listen 127.0.0.1:0    # or another free port")
+            format!("{program} {command} … --listen 127.0.0.1:PORT    # a free port")
         }
         #[cfg(feature = "serve")]
         CliError::Serve(ServeError::WebhookSecret(OpenError::ExposedSecret {
@@ -237,10 +237,10 @@ fn move_away(file: &Path) -> String {
 
 /// Returns the command that installs the program with another feature. An installation replaces the earlier one, so
 /// it has the features of this build, too.
-fn install_with(feature: &str) -> String {
+pub(super) fn install_with(feature: &str) -> String {
     let built = [
         // `serve` includes it.
-        ("cli", cfg!(not(feature = "serve"))),
+        ("cli", cfg!(not(feature = "serve")) && feature != "serve"),
         ("serve", cfg!(feature = "serve")),
         ("otlp", cfg!(feature = "otlp")),
         ("import", cfg!(feature = "import")),

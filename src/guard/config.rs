@@ -247,7 +247,7 @@ impl Config {
         self
     }
 
-    /// How long single requests are kept, at least one minute. Totals are kept longer. Default: 30
+    /// How long individual requests are kept, at least one minute. Totals are kept longer. Default: 30
     /// days.
     pub fn usage_retention(mut self, keep: Duration) -> Self {
         self.usage_retention = keep;
@@ -262,14 +262,14 @@ impl Config {
         self
     }
 
-    /// A sink that also receives single requests, including refusals without a known key. It does not
+    /// A sink that also receives individual requests, including refusals without a known key. It does not
     /// change what the data file keeps. Default: none.
     pub fn usage_sink(mut self, sink: impl UsageSink + 'static) -> Self {
         self.usage_sink = Some(SharedSink::new(sink));
         self
     }
 
-    /// Whether single requests go only to the sink and not to the store. Then
+    /// Whether individual requests go only to the sink and not to the store. Then
     /// [`Admin::list_usage`](crate::Admin::list_usage) lists no new requests; totals are still kept.
     /// Requires [`Config::usage_sink`]. Default: `false`.
     pub fn usage_sink_only(mut self, only: bool) -> Self {

@@ -159,7 +159,7 @@ pub(crate) enum Topic {
     /// Protected paths that no layer receives.
     #[cfg(feature = "http")]
     Mounts,
-    /// The sink of single requests.
+    /// The sink of individual requests.
     Sink,
     /// Scheduled backups.
     #[cfg(feature = "serve")]

@@ -80,7 +80,7 @@ pub(crate) fn set_headers(headers: &mut HeaderMap, values: Vec<(&'static str, St
     }
 }
 
-/// Returns a value as JSON, with invisible characters escaped.
+/// Returns a value as JSON, with invisible characters escaped, and a line feed.
 pub(crate) fn json_value(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
     json_text(status, value.to_string())
 }

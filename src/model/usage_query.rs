@@ -234,7 +234,7 @@ impl UsageFilter {
         self.key.is_none() && self.org.is_none() && !self.is_of_rows_only()
     }
 
-    /// Whether the filter depends on what only single requests tell.
+    /// Whether the filter depends on what only individual requests tell.
     pub(crate) fn is_of_rows_only(&self) -> bool {
         self.statuses.is_some() || self.path.is_some() || self.ips.is_some()
     }

@@ -133,10 +133,7 @@ fn described(text: &str, error: &toml::de::Error, quote: Quote) -> String {
     let indent = " ".repeat(before.chars().count());
     let marks = "^".repeat(found.chars().count().max(1));
     let message = match message.strip_suffix("expected a sequence") {
-        Some(start) if found.starts_with(['"', '\'']) => {
-            format!("{start}expected a list: write `[{found}]`")
-        }
-        Some(start) => format!("{start}expected a list"),
+        Some(start) => format!(r#"{start}expected a list, such as `["a", "b"]`"#),
         None => message,
     };
     format!(

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
-use crate::http::response::json;
+use crate::http::response::json_value;
 use crate::keyguard::KeyGuard;
 
 /// Returns status 200, or 503 with the problems.
@@ -15,5 +15,5 @@ pub(super) fn response(guard: &KeyGuard) -> Response<Full<Bytes>> {
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
     };
     let body = serde_json::json!({ "status": text, "problems": readiness.problems });
-    json(status, body.to_string().into())
+    json_value(status, &body)
 }

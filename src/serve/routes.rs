@@ -109,7 +109,7 @@ impl Routes {
         match request.uri().path() {
             "/healthz" => {
                 require_method(&request, GET)?;
-                let body = Bytes::from_static(br#"{"status":"ok"}"#);
+                let body = Bytes::from_static(b"{\"status\":\"ok\"}\n");
                 Ok(json(StatusCode::OK, body))
             }
             "/readyz" => {

@@ -173,7 +173,7 @@ pub(crate) trait Store: UsageStore {
     ///
     /// Fails with [`StoreError::TooMuchUsage`] after [`TIME_LIMIT`](super::usage_counts::TIME_LIMIT).
     fn count_usage(&self, query: &UsageQuery, now: Timestamp) -> Result<UsageCounts, StoreError>;
-    /// Returns at most `limit` of the single requests that a query asks for, from a place on: 0, or
+    /// Returns at most `limit` of the individual requests that a query asks for, from a place on: 0, or
     /// [`UsagePage::next`]. The group of the query does not matter.
     ///
     /// A call reads a bounded number of requests. Those that are recorded meanwhile may be missing.

@@ -132,15 +132,16 @@ pub(crate) struct Rehash {
     pub(crate) new: HashedKey,
 }
 
-/// Texts that the Python package issued, of keys in force.
+/// Texts that the Python package issued.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LegacyKeys {
+    /// Those of keys in force.
     All,
-    /// Those among the first so many credentials in the order of their hashes, which is random.
+    /// Those of keys in force among the first so many credentials in the order of their hashes, which is random.
     Sample(usize),
-    /// Those of one key.
+    /// Those of one key, if it is in force.
     Of(KeyId),
-    /// Those that were used here, so that they are stored under our hash.
+    /// Those that were used here, so that they are stored under our hash. Their keys need not be in force.
     Rehashed,
 }
 

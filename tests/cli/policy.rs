@@ -144,13 +144,13 @@ fn invalid_policy_and_rules_without_effect_are_reported() {
         ),
         (
             "deny = \"10.0.0.1\"",
-            "expected a list: write `[\"10.0.0.1\"]`",
+            "expected a list, such as `[\"a\", \"b\"]`",
         ),
         (
             "[[route]]\nname = \"a\"\npath = \"/a\"\nscopes = 'read'",
-            "expected a list: write `['read']`",
+            "expected a list, such as `[\"a\", \"b\"]`",
         ),
-        ("protect = 1", "expected a list"),
+        ("protect = 1", "expected a list, such as `[\"a\", \"b\"]`"),
     ] {
         fs::write(dir.path().join("p.toml"), policy).unwrap();
         let error = refused(dir.path(), &["policy", "check", "p.toml"]);

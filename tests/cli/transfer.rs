@@ -361,9 +361,12 @@ fn report_of_an_import_asks_for_a_missing_legacy_secret() {
     assert!(import(&["--json"], None).contains(r#""note":"the imported keys"#));
 
     let given = import(&[], Some(LEGACY));
-    assert!(!given.contains("note: "), "{given}");
-    assert!(given.ends_with("next: keyguard serve\n"), "{given}");
-    assert!(!import(&["--json"], Some(LEGACY)).contains("note"));
+    assert!(
+        given.contains("note: `keyguard check` with the text"),
+        "{given}"
+    );
+    let next = "next: KEYGUARD_LEGACY_SECRET=… keyguard serve\n";
+    assert!(given.ends_with(next), "{given}");
     crate::common::write_private(&dir.path().join("legacy.secret"), LEGACY);
     let given = import(&["--legacy-secret-file", "legacy.secret"], None);
     assert!(
@@ -431,7 +434,7 @@ fn doctor_suspects_a_legacy_secret_that_never_matched() {
 }
 
 #[test]
-fn repeated_import_adds_only_new_records() {
+fn repeated_import_applies_what_has_changed() {
     let dir = imported();
     let kg = open(&dir, with_legacy(LEGACY));
     let _ = check_with(&kg, APP).unwrap();
@@ -449,7 +452,7 @@ fn repeated_import_adds_only_new_records() {
     let db = Connection::open(dir.path().join("old.db")).unwrap();
     let new = "INSERT INTO api_keys (id, org_id, hashed_key, active, created_at)
         VALUES (16, 3, '{OLD}', 1, 1767225600)";
-    db.execute_batch("DELETE FROM api_keys WHERE id = 13")
+    db.execute_batch("DELETE FROM api_keys WHERE id = 13; UPDATE api_keys SET rate_limit_per_minute = 7 WHERE id = 12")
         .unwrap();
     db.execute_batch(&hashed(new).replace(&hash(OLD), &hash("sixteen")))
         .unwrap();
@@ -457,6 +460,8 @@ fn repeated_import_adds_only_new_records() {
     let kg = open(&dir, with_legacy(LEGACY));
     let key = check_with(&kg, "sixteen").unwrap();
     assert_eq!(key.key().unwrap().label, "key 16");
+    let changed = kg.admin().find_key("12").unwrap();
+    assert_eq!(changed.rate_limit_per_minute.get(), 7);
 }
 
 #[test]

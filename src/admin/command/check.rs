@@ -68,29 +68,29 @@ impl Command for Check {
             None => KeySource::Presented,
         };
         let mut reply: DryRunReply = block_on(guard::preview(guard, &request, source)).into();
-        let is_refused_as_text = match source {
-            KeySource::Key(id) => {
-                reply.key_checked && guard.lacks_legacy_secret(LegacyKeys::Of(id))?
-            }
-            KeySource::Presented => false,
+        // Without a note, the decision is still right.
+        let note = match source {
+            KeySource::Key(id) if reply.key_checked => guard
+                .lacks_legacy_secret(LegacyKeys::Of(id))
+                .is_ok_and(|lacks| lacks)
+                .then_some(TEXT_IS_REFUSED),
+            KeySource::Presented if reply.reason == Some(Reason::MalformedKey) => guard
+                .has_legacy_keys(LegacyKeys::All)
+                .is_ok_and(|has| has)
+                .then_some(MAY_BE_LEGACY),
+            _ => None,
         };
-        if is_refused_as_text {
-            reply.note = Some(MISSING_LEGACY_SECRET.to_owned());
-        } else if reply.reason == Some(Reason::MalformedKey)
-            && guard.has_legacy_keys(LegacyKeys::All)?
-        {
-            reply.note = Some(WRONG_LEGACY_SECRET.to_owned());
-        }
+        reply.note = note.map(str::to_owned);
         Ok(reply)
     }
 }
 
 /// The note on a key that is named by its id and refused by its text.
-const MISSING_LEGACY_SECRET: &str = "requests with the text that the Python package issued for this key are refused \
+const TEXT_IS_REFUSED: &str = "requests with the text that the Python package issued for this key are refused \
     with 401: the secret of the package (KEYGUARD_LEGACY_SECRET) is missing";
 
 /// The note on a malformed key if keys of the Python package, which have no checksum, are stored.
-const WRONG_LEGACY_SECRET: &str = "if this is a key of the Python package, the secret of the package \
+const MAY_BE_LEGACY: &str = "if this is a key of the Python package, the secret of the package \
     (KEYGUARD_LEGACY_SECRET) is missing or wrong";
 
 /// The decision about a request.
@@ -115,7 +115,7 @@ pub(crate) struct DryRunReply {
     /// Whether the key was checked. It is not if the path needs no key, or if the IP address alone is
     /// refused.
     pub(crate) key_checked: bool,
-    /// What may explain a refusal.
+    /// What the decision does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
 }

@@ -1,7 +1,5 @@
 //! One file per command: its arguments, `Opts`, and what it does, `run`.
 
-#[cfg(not(feature = "serve"))]
-pub(super) mod absent;
 pub(super) mod admin_key;
 pub(super) mod audit;
 pub(super) mod backup;

@@ -47,7 +47,7 @@ impl Tag {
             Self::Keys => "Creating, listing, changing, suspending, rotating and revoking keys.",
             Self::Limits => "What remains of the limits of a key, resets and overrides.",
             Self::Addresses => "Locks of addresses, and their limits.",
-            Self::Usage => "Totals, counts and single requests.",
+            Self::Usage => "Totals, counts and individual requests.",
             Self::Decisions => "Decisions about requests.",
             Self::Service => "The audit log, the policy and the condition of the service.",
         }

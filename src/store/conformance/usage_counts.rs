@@ -59,7 +59,7 @@ pub(in crate::store) fn limit_of_counted_usage_keeps_the_total(database: &dyn Te
     }
 }
 
-/// Without single requests, totals of whole hours are counted instead.
+/// Without individual requests, totals of whole hours are counted instead.
 pub(in crate::store) fn usage_without_rows_is_counted_by_whole_hours(database: &dyn TestDatabase) {
     let store = database.open();
     let org = store.add_org("acme");

@@ -115,8 +115,9 @@ pub(super) async fn has_legacy(
                (SELECT scheme, key_id, expires_at FROM keyguard_credentials \
                WHERE $2::int8 IS NULL OR key_id = $2 ORDER BY hash LIMIT $1) AS c \
                JOIN api_keys k ON k.id = c.key_id \
-               WHERE c.scheme = ANY($3) AND k.active AND NOT k.suspended \
-               AND (k.expires_at > $4) IS NOT FALSE AND (c.expires_at > $4) IS NOT FALSE)";
+               WHERE c.scheme = ANY($3) AND ($5 OR k.active AND NOT k.suspended \
+               AND (k.expires_at > $4) IS NOT FALSE AND (c.expires_at > $4) IS NOT FALSE))";
+    let in_any_state = matches!(which, LegacyKeys::Rehashed);
     let most = which.most();
     let most = most.map(|most| i64::try_from(most).unwrap_or(i64::MAX));
     let key = match which {
@@ -126,7 +127,7 @@ pub(super) async fn has_legacy(
     let schemes = which.schemes().iter().map(|scheme| *scheme as i16);
     let schemes: Vec<i16> = schemes.collect();
     let found = conn
-        .one(sql, &[&most, &key, &schemes, &now.to_utc()])
+        .one(sql, &[&most, &key, &schemes, &now.to_utc(), &in_any_state])
         .await?;
     Ok(found.try_get(0)?)
 }

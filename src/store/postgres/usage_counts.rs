@@ -1,4 +1,4 @@
-//! Counting requests: one statement over the totals of keys and single requests, or the totals of
+//! Counting requests: one statement over the totals of keys and individual requests, or the totals of
 //! minutes.
 
 use std::collections::BTreeMap;
@@ -223,7 +223,7 @@ impl Statement {
         )
     }
 
-    /// The conditions of single requests.
+    /// The conditions of individual requests.
     fn conditions(&mut self, query: &UsageQuery, range: &Range<Timestamp>) -> String {
         let since = self.param(range.start.to_utc());
         let mut conditions = format!("created_at >= {since}");
@@ -249,7 +249,7 @@ impl Statement {
         conditions
     }
 
-    /// The conditions that only single requests can meet.
+    /// The conditions that only individual requests can meet.
     fn responses(&mut self, filter: &UsageFilter) -> String {
         let mut conditions = String::new();
         if filter.refused {

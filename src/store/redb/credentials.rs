@@ -79,8 +79,13 @@ pub(super) fn has_legacy(
 ) -> Result<bool, StoreError> {
     let keys = txn.open_table(KEYS)?;
     let is_found = |credential: &Credential| -> Result<bool, StoreError> {
-        let has_ended = credential.expires_at.is_some_and(|end| end <= now);
-        if has_ended || !which.schemes().contains(&credential.scheme) {
+        if !which.schemes().contains(&credential.scheme) {
+            return Ok(false);
+        }
+        if matches!(which, LegacyKeys::Rehashed) {
+            return Ok(true);
+        }
+        if credential.expires_at.is_some_and(|end| end <= now) {
             return Ok(false);
         }
         let key = find_key(&keys, credential.key_id)?;

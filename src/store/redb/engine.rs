@@ -91,6 +91,7 @@ struct WriteState {
 /// Why changes are refused.
 struct Fault {
     reason: String,
+    is_damage: bool,
     /// The damage that a change met.
     damage: Option<String>,
     failures: u32,
@@ -150,7 +151,13 @@ impl Engine {
         fault.as_ref().map(|fault| fault.reason.clone())
     }
 
-    /// Returns the damage because of which the last change failed, if it did.
+    /// Whether changes are refused because of damage.
+    pub(super) fn is_damaged(&self) -> bool {
+        let fault = self.fault.lock();
+        fault.as_ref().is_some_and(|fault| fault.is_damage)
+    }
+
+    /// Returns the damage that the last change met, if it failed because of it.
     pub(super) fn damage(&self) -> Option<String> {
         let fault = self.fault.lock();
         fault.as_ref().and_then(|fault| fault.damage.clone())
@@ -432,10 +439,8 @@ impl Engine {
         let pause = FIRST_PAUSE * (1 << failures.min(10));
         *fault = Some(Fault {
             reason: error.cause(),
-            damage: match error {
-                StoreError::Damaged(damage) => Some(damage.clone()),
-                _ => None,
-            },
+            is_damage: matches!(error, StoreError::Damaged(_)),
+            damage: None,
             failures: failures + 1,
             retry_at: self.clock.now().plus(pause.min(LONGEST_PAUSE)),
         });
@@ -447,6 +452,7 @@ impl Engine {
     fn note_damage(&self, reason: String, damage: &str) {
         *self.fault.lock() = Some(Fault {
             reason,
+            is_damage: true,
             damage: Some(damage.to_owned()),
             failures: 0,
             retry_at: Moment::default(),

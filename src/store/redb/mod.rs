@@ -181,7 +181,7 @@ impl UsageStore for RedbStore {
     }
 
     fn is_damaged(&self) -> bool {
-        self.engine.damage().is_some()
+        self.engine.is_damaged()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Counting recorded requests by a group: from totals where these suffice, else from single requests.
+//! Counting recorded requests by a group: from totals where these suffice, else from individual requests.
 //!
 //! [`UsagePlan`] says what is read for a [`UsageQuery`](crate::model::UsageQuery), and [`UsageGroups`]
 //! counts it in bounded memory. A backend reads the parts of the plan.
@@ -36,7 +36,7 @@ pub(crate) struct UsageCounts {
     pub(crate) omitted_blocks: u64,
 }
 
-/// Some of the single requests that a query asks for, in the order of recording.
+/// Some of the individual requests that a query asks for, in the order of recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UsagePage {
     pub(crate) rows: Vec<Usage>,

@@ -1,4 +1,4 @@
-//! Which totals and single requests a query reads.
+//! Which totals and individual requests a query reads.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub(crate) struct UsagePlan {
     pub(crate) parts: Vec<UsagePart>,
 }
 
-/// A range of totals or of single requests. The ranges of periods are numbers since the Unix epoch.
+/// A range of totals or of individual requests. The ranges of periods are numbers since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum UsagePart {
     /// The totals of minutes, which include refusals without a known key.
@@ -81,7 +81,7 @@ impl UsagePlan {
         }
     }
 
-    /// The totals of whole periods, and single requests at both ends of a range. Where single requests are
+    /// The totals of whole periods, and individual requests at both ends of a range. Where individual requests are
     /// no longer kept, the whole period counts.
     fn of_periods(
         range: Range<Timestamp>,

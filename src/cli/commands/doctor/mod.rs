@@ -1,4 +1,4 @@
-//! `doctor`: looks for conditions that need an administrator, and names the command that mends each.
+//! `doctor`: looks for conditions that need an administrator, and names the next command for each.
 
 mod damage;
 mod files;
@@ -63,7 +63,7 @@ fn area() -> impl TypedValueParser<Value = Area> {
     })
 }
 
-/// A condition, and the command that mends it.
+/// A condition, and the next command.
 #[derive(Debug, Serialize)]
 struct Finding {
     area: Area,
@@ -153,7 +153,6 @@ fn finding(cli: &Cli, condition: Condition, policy_file: Option<&Path>) -> Findi
 /// The data or a backend cannot be used.
 fn unusable_data(cli: &Cli, error: &CliError) -> Finding {
     let problem = error.message(cli);
-    let next = next_command(error, cli);
     let area = match error {
         CliError::Connect(ConnectError::Open(OpenError::Server { server, .. })) => {
             let area = match *server {
@@ -168,7 +167,7 @@ fn unusable_data(cli: &Cli, error: &CliError) -> Finding {
     Finding {
         area,
         problem,
-        next,
+        next: next_command(error, cli),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The command that mends a condition.
+//! The next command for a condition.
 
 use std::path::Path;
 

@@ -175,7 +175,7 @@ impl Export {
         command.filtered_by(self.filter.clone())
     }
 
-    /// The number of requests, counted from single requests. Warns of those that cannot be read.
+    /// The number of requests, counted from individual requests. Warns of those that cannot be read.
     fn total(&mut self, cli: &Cli) -> Result<u64, CliError> {
         let command = GetUsage {
             by: UsageGroup::Status,

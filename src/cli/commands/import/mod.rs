@@ -85,25 +85,30 @@ impl FromStr for Source {
 
 pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     let pages = read(&opts.from.parse()?)?;
+    let has_secret = cli.legacy_secret()?.is_some();
     let target = open(&cli.db, cli.config()?)?;
     let count = |page: &TransferPage| (page.orgs.len() + page.keys.len()) as u64;
     let total = pages.iter().map(count).sum();
     let copied = transfer(target, total, |target, progress| {
         import_pages(&pages, target.inner.store(), progress)
     })?;
-    let lacks_secret = copied.keys > 0 && cli.legacy_secret()?.is_none();
-    let next = match (cli.legacy_secret_file(), lacks_secret) {
-        (Some(file), _) => {
+    let program = cli.program();
+    let next = match cli.legacy_secret_file() {
+        Some(file) => {
             let file = quoted(&file.display().to_string());
-            format!("{} --legacy-secret-file {file} serve", cli.program())
+            format!("{program} --legacy-secret-file {file} serve")
         }
-        (None, true) => format!("KEYGUARD_LEGACY_SECRET=… {} serve", cli.program()),
-        (None, false) => format!("{} serve", cli.program()),
+        // The variable may have been set for this command alone.
+        None if copied.keys > 0 => format!("KEYGUARD_LEGACY_SECRET=… {program} serve"),
+        None => format!("{program} serve"),
     };
-    let note = lacks_secret.then_some(
-        "the imported keys are refused until the secret of the Python package is given, in the variable \
-         KEYGUARD_LEGACY_SECRET or by --legacy-secret-file",
-    );
+    let note = (copied.keys > 0).then_some(match has_secret {
+        true => "`keyguard check` with the text of an imported key shows whether the secret is right",
+        false => {
+            "the imported keys are refused until the secret of the Python package is given, in the variable \
+             KEYGUARD_LEGACY_SECRET or by --legacy-secret-file"
+        }
+    });
     report(cli, "Imported", &copied, note, &next)
 }
 

@@ -1,4 +1,4 @@
-//! Counting requests: totals of keys and minutes, and single requests.
+//! Counting requests: totals of keys and minutes, and individual requests.
 
 mod page;
 mod rows;

@@ -1,4 +1,4 @@
-//! Reading single requests page by page.
+//! Reading individual requests page by page.
 
 use std::ops::ControlFlow;
 
