@@ -128,18 +128,17 @@ fn after_connect_error(error: &ConnectError, cli: &Cli) -> String {
     match error {
         ConnectError::NoFile(_) if cli.command.get_name() == "serve" => {
             let program = cli.program();
-            format!("{program} init && {program} serve    # or try `keyguard demo` first")
+            format!(
+                "{program} init --org NAME && {program} serve    # or try `keyguard demo` first"
+            )
         }
         ConnectError::NoFile(backup) if cli.command.get_name() == "restore" => {
             format!("ls -l {}", path(directory(backup)))
         }
-        ConnectError::NoFile(_) => match cli.command.get_name() {
-            "create-org" | "create-key" => format!("{} init --org NAME", cli.program()),
-            _ if cli.db == Path::new(DEFAULT_DB) => {
-                "keyguard init    # or change to the directory of the data file".to_owned()
-            }
-            _ => format!("{} init", cli.program()),
-        },
+        ConnectError::NoFile(_) if cli.db == Path::new(DEFAULT_DB) => {
+            "keyguard init --org NAME    # or change to the directory of the data file".to_owned()
+        }
+        ConnectError::NoFile(_) => format!("{} init --org NAME", cli.program()),
         ConnectError::MovedAway(file) => format!(
             "fuser {}    # then put the file back, or stop that process",
             quoted(&format!("{}.sock", file.display()))

@@ -467,7 +467,7 @@ fn data_that_cannot_be_examined_is_a_finding() {
     let dir = TempDir::new().unwrap();
     let (problem, next) = only(dir.path(), &[], "data");
     assert_eq!(problem, "there is no data file at `keyguard.redb`");
-    assert!(next.starts_with("keyguard init  "), "{next}");
+    assert!(next.starts_with("keyguard init --org NAME  "), "{next}");
     drop(open(dir.path(), Config::new(SECRET)));
     let (problem, _) = only(dir.path(), &[], "data");
     assert!(problem.contains("another secret"), "{problem}");

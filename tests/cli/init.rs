@@ -112,7 +112,7 @@ fn missing_file_and_organization_are_followed_by_the_command_that_makes_both() {
     let create = ["create-key", "--org", "acme", "--label", "x"];
     let no_file = refused(dir.path(), &create);
     assert!(
-        no_file.contains("next:  keyguard init --org NAME\n"),
+        no_file.contains("next:  keyguard init --org NAME  "),
         "{no_file}"
     );
     done(dir.path(), &["init"]);

@@ -38,6 +38,8 @@ fn every_page_with_a_session_is_run() {
 #[test]
 fn readme_session_is_as_shown() {
     let mut session = Session::new();
+    // The directory of the package.
+    std::os::unix::fs::symlink(".", session.dir().join("hello")).unwrap();
     let program = hello("axum", session.dir());
     session.keep(program, "127.0.0.1:8000");
     Page::read(PAGES[0]).run(&mut session);

@@ -105,7 +105,7 @@ fn errors_of_the_start_are_json_like_all_lines() {
     };
     let [problem, next] = failed(&["--log-level", "off"]);
     assert!(problem.starts_with("there is no data file"), "{problem}");
-    assert!(next.starts_with("keyguard init && "), "{next}");
+    assert!(next.starts_with("keyguard init --org NAME && "), "{next}");
 
     data_file(dir.path(), 1);
     fs::write(dir.path().join("policy.toml"), "protect = 1\n").unwrap();

@@ -181,6 +181,7 @@ fn decides_and_replaces_identity_header_fields(world: &World) {
     let admitted = world.fetch("/orders?page=2", &posing);
     assert_eq!(admitted.status, 200, "{}", admitted.body);
     assert!(admitted.body.starts_with("GET /orders?page=2 "));
+    assert!(!admitted.body.contains(&world.key), "{}", admitted.body);
     for (name, value) in IDENTITY.iter().zip(["1", "1", "acme", "read", "127.0.0.1"]) {
         assert_eq!(
             received(&admitted, name),

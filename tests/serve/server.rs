@@ -694,7 +694,7 @@ fn startup_errors_name_the_remedy() {
     let error = refused(dir.path(), &["serve"]);
     assert!(error.contains("there is no data file"), "{error}");
     assert!(
-        error.contains("next:  keyguard init && keyguard serve "),
+        error.contains("next:  keyguard init --org NAME && keyguard serve "),
         "{error}"
     );
     data_file(dir.path(), 60);
