@@ -47,7 +47,11 @@ fn errors_name_line_field_and_expectation() {
             1,
             &["\norg_limits: 0 would refuse every request"],
         ),
-        ("org_limits = \"10/s\"", 1, &["org_limits", "sequence"]),
+        (
+            "org_limits = \"10/s\"",
+            1,
+            &["org_limits", "expected a list"],
+        ),
         ("ignore_case = 1", 1, &["ignore_case", "boolean"]),
         (
             "[lockout]\nthreshold = 0",

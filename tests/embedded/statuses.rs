@@ -78,7 +78,8 @@ fn all_rejected_keys_get_the_same_response() {
                 denial.problem(),
                 concat!(
                     r#"{"type":"about:blank","title":"Unauthorized","status":401,"#,
-                    r#""detail":"The API key is not valid.","code":"invalid_key"}"#
+                    r#""detail":"The API key is not valid.","code":"invalid_key"}"#,
+                    "\n"
                 ),
                 "{reason}"
             );
@@ -564,7 +565,7 @@ impl Problem {
     fn read(json: &str) -> Self {
         let inner = json
             .strip_prefix('{')
-            .and_then(|json| json.strip_suffix('}'));
+            .and_then(|json| json.strip_suffix("}\n"));
         let mut rest = inner.expect("not an object");
         let mut members = BTreeMap::new();
         loop {
