@@ -36,7 +36,7 @@ pub(super) fn next_command(error: &CliError, cli: &Cli) -> String {
         CliError::NothingToFollow { .. } => format!("{program} usage --by minute --since 1h"),
         CliError::ReloadOnServer => "kill -HUP PID    # of each `keyguard serve`".to_owned(),
         CliError::Held { holder, .. } => match pid_of(holder) {
-            Some(pid) => format!("kill {pid}"),
+            Some(pid) => stop(pid, cli),
             None => format!("fuser {}", path(&cli.db)),
         },
         CliError::SameFile(_) | CliError::OtherSecret(_) | CliError::SecretCopy { .. } => {
@@ -158,6 +158,9 @@ fn after_connect_error(error: &ConnectError, cli: &Cli) -> String {
 fn after_open_error(error: &OpenError, cli: &Cli) -> String {
     let program = cli.program();
     match error {
+        OpenError::SecretFile { path: file, .. } if cli.is_legacy_secret_file(file) => {
+            format!("{program} --legacy-secret-file FILE …")
+        }
         OpenError::MissingSecret { .. }
         | OpenError::WrongSecret { .. }
         | OpenError::BlankSecret { .. }

@@ -145,6 +145,10 @@ impl Cli {
         self.legacy_secret_file.as_deref()
     }
 
+    pub(super) fn is_legacy_secret_file(&self, file: &Path) -> bool {
+        self.legacy_secret_file() == Some(file)
+    }
+
     /// Returns the secret of the arguments, if they give one.
     pub(super) fn secret(&self) -> Result<Option<Secret>, CliError> {
         match (&self.secret, &self.secret_file) {

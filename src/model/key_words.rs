@@ -39,11 +39,13 @@ pub(crate) fn without_keys(text: &str) -> String {
     }
 }
 
-/// Shortens keys, also mistyped and incomplete ones, in a message for a user. Keeps the words that
-/// [`path_without_keys`] keeps, such as digests and most names of files.
+/// Shortens keys, also mistyped and incomplete ones, and secrets of 32 bytes as `init` creates them, in a message for
+/// a user. Keeps the other words that [`path_without_keys`] keeps, such as most names of files.
 #[cfg(feature = "cli")]
 pub(crate) fn message_without_keys(message: &str) -> Cow<'_, str> {
-    match path_without_keys(message.as_bytes(), false) {
+    let is_confidential =
+        |word: &[u8]| may_be_key(word) && (mixes_cases(word) || may_be_secret(word));
+    match shortened(message.as_bytes(), false, is_confidential) {
         Some(shown) => Cow::Owned(String::from_utf8_lossy(&shown).into_owned()),
         None => Cow::Borrowed(message),
     }
@@ -97,6 +99,12 @@ fn may_be_key(word: &[u8]) -> bool {
     let underscore = word.iter().position(|byte| *byte == b'_');
     let behind_prefix = underscore.map_or(0, |at| word.len() - at - 1);
     word.len() >= MIN_KEY_WORD || behind_prefix >= MIN_RANDOM
+}
+
+/// Whether a word has the form of a secret that `init` creates: 32 bytes in hexadecimal digits.
+#[cfg(feature = "cli")]
+fn may_be_secret(word: &[u8]) -> bool {
+    word.len() == 64 && word.iter().all(u8::is_ascii_hexdigit)
 }
 
 fn mixes_cases(word: &[u8]) -> bool {

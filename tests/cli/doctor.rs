@@ -503,3 +503,45 @@ fn policy_of_a_process_in_another_directory_is_found() {
     assert_eq!(findings(&deep, &[]), Vec::<[String; 3]>::new());
     drop(kg);
 }
+
+/// Regression: `--ignore` turned data that could not be examined into "Nothing found.".
+#[test]
+fn what_cannot_be_examined_is_a_finding_in_spite_of_ignored_areas() {
+    let dir = TempDir::new().unwrap();
+    let (problem, _) = only(dir.path(), &["--ignore", "data"], "data");
+    assert!(problem.starts_with("there is no data file"), "{problem}");
+
+    done(dir.path(), &["init"]);
+    let secret = dir.path().join("keyguard.redb.secret");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = ["--secret-file", "keyguard.redb.secret"];
+    let (_, next) = only(dir.path(), &file, "files");
+    assert_eq!(next, "chmod 600 keyguard.redb.secret");
+    let ignored = [&file[..], &["--ignore", "files"]].concat();
+    let (_, next) = only(dir.path(), &ignored, "secret");
+    assert_eq!(next, "chmod 600 keyguard.redb.secret");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+
+    let absent = [&file[..], &["--legacy-secret-file", "absent"]].concat();
+    let (_, next) = only(dir.path(), &absent, "legacy_secret");
+    assert_eq!(next, "keyguard --legacy-secret-file FILE …");
+}
+
+/// Regression: the secret was quoted where a file was expected.
+#[test]
+fn a_secret_in_the_wrong_place_is_shortened() {
+    let dir = TempDir::new().unwrap();
+    let secret = RANDOM.repeat(2)[..64].to_owned();
+    for arguments in [
+        &["--secret-file", &secret, "stats"][..],
+        &["--db", &secret, "stats"],
+        &[&secret],
+    ] {
+        let output = run(dir.path(), arguments);
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(
+            !said.contains(&secret) && said.contains(&secret[..12]),
+            "{said}"
+        );
+    }
+}

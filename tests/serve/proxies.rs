@@ -34,13 +34,15 @@ impl World {
         let sidecar = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sidecar");
         // Another process may take the port before the proxy binds it.
         let started = (0..10).find_map(|_| {
-            let address = format!("127.0.0.1:{}", free_port());
+            let port = free_port();
+            let address = format!("127.0.0.1:{port}");
             for example in examples {
                 let text = fs::read_to_string(sidecar.join(example)).unwrap();
                 let config = text
                     .replace("127.0.0.1:8700", &server.address)
                     .replace("127.0.0.1:9000", &format!("127.0.0.1:{application}"))
-                    .replace("127.0.0.1:8080", &address);
+                    .replace("127.0.0.1:8080", &address)
+                    .replace("http://:8080", &format!("http://:{port}"));
                 fs::write(dir.path().join(example), config).unwrap();
             }
             Some((Proxy::start(command(dir.path()), &address)?, address))

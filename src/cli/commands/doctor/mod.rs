@@ -77,6 +77,8 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     findings.extend(secret_argument(cli));
     let mut damage = DamageSearch::run(cli);
     findings.append(&mut damage.findings);
+    // Why the data cannot be examined.
+    let mut unexamined = None;
     let policy_file = match diagnose(cli, opts) {
         Ok(diagnosis) => {
             let file = diagnosis.policy_file.map(PathBuf::from);
@@ -86,8 +88,7 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
             file
         }
         Err(error) => {
-            let finding = unusable_data(cli, &error);
-            findings.extend(Some(finding).filter(|finding| !damage.explains(finding)));
+            unexamined = Some(unusable_data(cli, &error));
             None
         }
     };
@@ -99,8 +100,19 @@ pub(crate) fn run(cli: &Cli, opts: &Opts) -> Result<Exit, CliError> {
     }
     // The same error is not shown twice.
     let is_shown = |reason: &String| findings.iter().any(|found| found.problem == *reason);
-    let not_searched = damage.omitted.filter(|reason| !is_shown(reason));
+    let not_searched = damage.omitted.take().filter(|reason| !is_shown(reason));
     findings.retain(|finding| !opts.ignore.contains(&finding.area));
+    // Shown in any case, unless another finding has the cause.
+    let is_told = |cause: &Finding| {
+        let is_of_damage = damage.explains(cause);
+        let tells = |found: &Finding| match found.area {
+            Area::Damage => is_of_damage,
+            _ => found.next == cause.next,
+        };
+        findings.iter().any(tells)
+    };
+    let unexamined = unexamined.filter(|cause| !is_told(cause));
+    findings.extend(unexamined);
     for finding in &mut findings {
         for text in [&mut finding.problem, &mut finding.next] {
             *text = message_without_keys(text).into_owned();
@@ -162,6 +174,12 @@ fn unusable_data(cli: &Cli, error: &CliError) -> Finding {
             return finding(cli, Condition::new(area, problem), None);
         }
         CliError::Connect(ConnectError::Open(OpenError::Damaged { .. })) => Area::Damage,
+        CliError::Connect(ConnectError::Open(
+            OpenError::SecretFile { path: file, .. } | OpenError::ExposedSecret { path: file, .. },
+        )) => match cli.is_legacy_secret_file(file) {
+            true => Area::LegacySecret,
+            false => Area::Secret,
+        },
         _ => Area::Data,
     };
     Finding {
