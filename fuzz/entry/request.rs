@@ -181,8 +181,9 @@ impl Subject {
     fn check_denial(&self, sent: &Sent<'_>, denial: &Denial) {
         assert!(matches!(denial.status(), 400 | 401 | 403 | 429));
         let problem = denial.problem();
+        let problem = problem.strip_suffix('\n').expect("a line feed ends it");
         let texts = denial.headers().into_iter().map(|(_, value)| value);
-        for text in texts.chain([problem]) {
+        for text in texts.chain([problem.to_owned()]) {
             assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
             assert!(self.keys.iter().all(|key| !text.contains(key)));
         }
