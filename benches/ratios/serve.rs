@@ -50,7 +50,7 @@ pub(crate) fn check(run: &Run) -> Measured {
             )
         };
         let requests = keys.iter().map(|key| request(key).into_bytes());
-        (requests.collect(), "}")
+        (requests.collect(), "}\n")
     })
 }
 
@@ -78,7 +78,7 @@ fn measure(run: &Run, server: &Server, (requests, end): Requests) -> Measured {
     let address: SocketAddr = server.address.parse()?;
     let health = "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench/1\r\n\
                   Accept: */*\r\n\r\n";
-    let mut health = Client::sending(vec![health.into()], address, CONNECTIONS, "}")?;
+    let mut health = Client::sending(vec![health.into()], address, CONNECTIONS, "}\n")?;
     let mut decided = Client::sending(requests, address, CONNECTIONS, end)?;
     let (ratio, _) = http::ratio(run, &mut decided, &mut health)?;
     Ok(ratio)
