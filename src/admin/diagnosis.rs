@@ -102,8 +102,7 @@ impl Admin {
 
     fn refused_malformed_keys(&self) -> Result<bool, AdminError> {
         let refused = self.guard.store().totals(self.guard.now())?.refused;
-        let malformed = refused.get(Reason::MalformedKey as usize);
-        Ok(malformed.is_some_and(|count| *count > 0))
+        Ok(refused[Reason::MalformedKey as usize] > 0)
     }
 
     /// Whether the last change lies in the future.

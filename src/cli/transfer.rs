@@ -73,15 +73,15 @@ pub(super) fn report(
     next: &str,
 ) -> Result<Exit, CliError> {
     cli.print(&Report { copied, note }, |style| {
-        let panel = Panel::new(title)
+        let mut panel = Panel::new(title)
             .line("organizations", count(copied.orgs, style))
             .line("keys", count(copied.keys, style))
             .line("balances", count(copied.balances, style))
             .line("locks", count(copied.locks, style))
             .line("rows of totals", count(copied.totals, style));
-        let panel = note
-            .into_iter()
-            .fold(panel, |panel, note| panel.line("note", note));
+        if let Some(note) = note {
+            panel = panel.line("note", note);
+        }
         panel.copied("next", next).render(style)
     })?;
     Ok(Exit::Done)

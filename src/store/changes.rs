@@ -154,6 +154,11 @@ impl LegacyKeys {
         }
     }
 
+    /// Whether their keys may also be revoked, suspended or expired.
+    pub(super) fn in_any_state(self) -> bool {
+        matches!(self, Self::Rehashed)
+    }
+
     pub(super) fn schemes(self) -> &'static [HashScheme] {
         match self {
             Self::Rehashed => &[HashScheme::RehashedSha256],

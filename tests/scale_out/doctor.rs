@@ -49,6 +49,7 @@ fn pooler_that_shares_sessions_is_found() {
         text.starts_with("postgres: ") && text.contains("pool_mode = session"),
         "{text}"
     );
+    assert!(text.contains("next:  psql \"$KEYGUARD_DB\""), "{text}");
     pooler.change_mode("session");
     assert_eq!(doctor(), (Some(0), "Nothing found.\n".to_owned()));
 }

@@ -243,7 +243,7 @@ fn fields_of_verdicts_are_in_alphabetical_order() {
     let response = request(&server.address, "POST", "/v1/check", &fields, &body);
     // A `Value` sorts its fields.
     let verdict: Value = serde_json::from_str(&response.body).unwrap();
-    assert_eq!(response.body.trim_end(), verdict.to_string());
+    assert_eq!(response.body, format!("{verdict}\n"));
     assert_eq!(verdict.as_object().unwrap().len(), 12);
     assert_eq!(verdict["headers"].as_object().unwrap().len(), 4);
 }

@@ -72,11 +72,11 @@ impl Command for Check {
         let note = match source {
             KeySource::Key(id) if reply.key_checked => guard
                 .lacks_legacy_secret(LegacyKeys::Of(id))
-                .is_ok_and(|lacks| lacks)
+                .unwrap_or(false)
                 .then_some(TEXT_IS_REFUSED),
             KeySource::Presented if reply.reason == Some(Reason::MalformedKey) => guard
                 .has_legacy_keys(LegacyKeys::All)
-                .is_ok_and(|has| has)
+                .unwrap_or(false)
                 .then_some(MAY_BE_LEGACY),
             _ => None,
         };

@@ -117,7 +117,6 @@ pub(super) async fn has_legacy(
                JOIN api_keys k ON k.id = c.key_id \
                WHERE c.scheme = ANY($3) AND ($5 OR k.active AND NOT k.suspended \
                AND (k.expires_at > $4) IS NOT FALSE AND (c.expires_at > $4) IS NOT FALSE))";
-    let in_any_state = matches!(which, LegacyKeys::Rehashed);
     let most = which.most();
     let most = most.map(|most| i64::try_from(most).unwrap_or(i64::MAX));
     let key = match which {
@@ -126,8 +125,9 @@ pub(super) async fn has_legacy(
     };
     let schemes = which.schemes().iter().map(|scheme| *scheme as i16);
     let schemes: Vec<i16> = schemes.collect();
+    let now = now.to_utc();
     let found = conn
-        .one(sql, &[&most, &key, &schemes, &now.to_utc(), &in_any_state])
+        .one(sql, &[&most, &key, &schemes, &now, &which.in_any_state()])
         .await?;
     Ok(found.try_get(0)?)
 }

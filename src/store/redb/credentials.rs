@@ -82,7 +82,7 @@ pub(super) fn has_legacy(
         if !which.schemes().contains(&credential.scheme) {
             return Ok(false);
         }
-        if matches!(which, LegacyKeys::Rehashed) {
+        if which.in_any_state() {
             return Ok(true);
         }
         if credential.expires_at.is_some_and(|end| end <= now) {
